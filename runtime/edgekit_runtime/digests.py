@@ -1,0 +1,56 @@
+"""Digests, canonical JSON and safe paths: the ground that the bundle format stands on."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_DRIVE_OR_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Return ``sha256:<hex>`` of some bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return ``sha256:<hex>`` of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialize to the one byte form that digests are taken of.
+
+    Keys sorted, no white space, UTF-8, a closing newline. Floats are refused, since their
+    text differs between implementations (compare RFC 8785).
+    """
+    _refuse_floats(value, "$")
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _refuse_floats(value: Any, where: str) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"{where}: canonical JSON holds no floats, got {value!r}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_floats(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_floats(item, f"{where}[{index}]")
+
+
+def path_problem(path: str) -> str | None:
+    """Say what makes a bundle path unsafe, or None if it is a plain relative POSIX path."""
+    if not path or path != path.strip():
+        return "empty, or with white space at an end"
+    if "\\" in path or "\0" in path or any(ord(char) < 32 for char in path):
+        return "has a backslash or a control character"
+    if path.startswith("/") or _DRIVE_OR_SCHEME.match(path):
+        return "is absolute"
+    parts = path.split("/")
+    if ".." in parts or "." in parts or "" in parts:
+        return "leaves the bundle or is not normalized"
+    return None
