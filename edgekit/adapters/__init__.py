@@ -1,0 +1,1 @@
+"""Adapters: read PEFT directories strictly, convert them to a target's sockets."""

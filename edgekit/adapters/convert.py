@@ -1,0 +1,92 @@
+"""Convert a PEFT LoRA to a target's packed sockets, and write ONNX Runtime's adapter file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from edgekit_runtime.contract import Socket, SocketContract, TensorInfo
+
+from edgekit.adapters.peft_dir import LoraPair
+from edgekit.errors import PeftAdapterError
+
+Parameters = dict[str, npt.NDArray[np.generic]]
+
+
+def to_sockets(modules: Mapping[str, LoraPair], contract: SocketContract) -> Parameters:
+    """Pack A and B of every projection into the sockets.
+
+    A socket that packs several projections (q/k/v, gate/up) gets their A's side by side and
+    their B's on a block diagonal; projections without an adapter take no rank.
+
+    Args:
+        modules: Module path to A (r, in) and scaled B (out, r).
+        contract: The target's sockets.
+
+    Returns:
+        ``<socket>.lora_A`` (k, rank) and ``<socket>.lora_B`` (rank, n), in the contract's dtype.
+
+    Raises:
+        PeftAdapterError: If a module has no socket.
+    """
+    parameters: Parameters = {}
+    placed: set[str] = set()
+    dtype = np.dtype(contract.dtype)
+    for socket in contract.sockets:
+        present = [part for part in socket.parts if part.module in modules]
+        if present:
+            a, b = _pack(socket, modules)
+            parameters[socket.a_name] = np.ascontiguousarray(a, dtype)
+            parameters[socket.b_name] = np.ascontiguousarray(b, dtype)
+            placed |= {part.module for part in present}
+    if missing := sorted(set(modules) - placed):
+        raise PeftAdapterError(
+            "the target's graph has no socket for some adapted modules", problems=missing
+        )
+    return parameters
+
+
+def _pack(
+    socket: Socket, modules: Mapping[str, LoraPair]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A's side by side (k, rank), B's on a block diagonal (rank, n)."""
+    present = [part for part in socket.parts if part.module in modules]
+    a = np.concatenate([modules[part.module].a.T for part in present], axis=1)
+    b = np.zeros((a.shape[1], socket.n), np.float32)
+    row = 0
+    for part in present:
+        block = modules[part.module].b.T
+        b[row : row + block.shape[0], part.offset : part.offset + part.n] = block
+        row += block.shape[0]
+    return a, b
+
+
+def write_onnx_adapter(parameters: Parameters, contract: SocketContract, path: Path) -> None:
+    """Write an ``.onnx_adapter`` file, read it back and compare it bit by bit.
+
+    Raises:
+        PeftAdapterError: If the tensors do not fit the contract or the file reads back otherwise.
+    """
+    import onnxruntime as ort
+
+    infos = {key: TensorInfo(shape=v.shape, dtype=v.dtype.name) for key, v in parameters.items()}
+    if problems := contract.problems(infos):
+        raise PeftAdapterError("the converted adapter does not fit its sockets", problems=problems)
+    values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in parameters.items()}
+    file = ort.AdapterFormat()
+    file.set_adapter_version(1)
+    file.set_model_version(1)
+    file.set_parameters(values)
+    temporary = path.with_name(path.name + ".tmp")
+    file.export_adapter(os.fspath(temporary))
+    stored = ort.AdapterFormat.read_adapter(os.fspath(temporary)).get_parameters()
+    changed = [
+        key
+        for key, value in parameters.items()
+        if key not in stored or not np.array_equal(stored[key].numpy(), value)
+    ]
+    if changed or len(stored) != len(parameters):
+        temporary.unlink()
+        raise PeftAdapterError(f"{path.name} did not read back as written", problems=changed)
+    temporary.replace(path)

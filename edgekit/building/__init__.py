@@ -1,0 +1,1 @@
+"""Build: export once per target, add sockets, prove parity, assemble the bundle."""

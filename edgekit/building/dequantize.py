@@ -1,0 +1,115 @@
+"""Read back the float weights that a quantized graph really computes with.
+
+Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from edgekit_runtime.contract import SocketContract
+
+from edgekit.errors import BuildError
+
+Array = npt.NDArray[np.float32]
+
+
+def dequantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, Array]:
+    """Every quantized weight as float32, by its Hugging Face name.
+
+    Args:
+        model: The graph with its external data in reach.
+        contract: Says which projections a packed matmul holds.
+
+    Returns:
+        ``model.layers.0.self_attn.q_proj.weight`` etc. to an array (out, in); the head as
+        ``lm_head.weight``, the embedding as ``model.embed_tokens.weight`` where quantized.
+    """
+    sockets = {socket.name: socket for socket in contract.sockets}
+    weights: dict[str, Array] = {}
+    for node in model.graph:
+        name = (node.name or "").strip("/").replace("/", ".")
+        if node.op_type == "MatMulNBits":
+            weight = _matmul_weight(node)
+            socket = next((s for key, s in sockets.items() if name.startswith(key + ".")), None)
+            if socket is None:
+                weights["lm_head.weight"] = weight
+                continue
+            for part in socket.parts:
+                rows = slice(part.offset, part.offset + part.n)
+                weights[f"{part.module}.weight"] = weight[rows]
+        elif node.op_type == "GatherBlockQuantized":
+            weights["model.embed_tokens.weight"] = _embedding_weight(node)
+    return weights
+
+
+def _matmul_weight(node: ir.Node) -> Array:
+    """MatMulNBits: B is uint8 (N, blocks, block_size * bits / 8), scales (N, blocks)."""
+    attributes = {key: attribute.as_int() for key, attribute in node.attributes.items()}
+    k, n, block = attributes["K"], attributes["N"], attributes["block_size"]
+    bits = attributes.get("bits", 4)
+    packed = _tensor(node, 1).reshape(n, -1, block * bits // 8)
+    scales = _tensor(node, 2).astype(np.float32).reshape(n, -1, 1)
+    zero_points = _optional_tensor(node, 3)
+    zero = _zero_points(zero_points, bits, scales.shape)
+    return _affine(_unpack(packed, bits), scales, zero).reshape(n, -1)[:, :k]
+
+
+def _embedding_weight(node: ir.Node) -> Array:
+    """GatherBlockQuantized: the table is int4/uint4 (V, H) or packed uint8, scales (V, blocks)."""
+    block = node.attributes["block_size"].as_int()
+    scales = _tensor(node, 2).astype(np.float32)[..., None]
+    table = _tensor(node, 0)
+    signed = table.dtype.name == "int4"
+    rows = table.shape[0]
+    if table.dtype == np.uint8:
+        bits = node.attributes["bits"].as_int() if "bits" in node.attributes else 4
+        values = _unpack(table.reshape(rows, -1, block * bits // 8), bits)
+    else:
+        bits = 4
+        values = table.astype(np.float32).reshape(rows, -1, block)
+    zero = 0.0 if signed else _zero_points(_optional_tensor(node, 3), bits, scales.shape)
+    return _affine(values, scales, zero).reshape(rows, -1)
+
+
+def _affine(values: npt.NDArray[Any], scales: Array, zero: Array | float) -> Array:
+    return np.asarray((values.astype(np.float32) - zero) * scales, np.float32)
+
+
+def _unpack(packed: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    """(…, bytes) to (…, values); the low nibble comes first."""
+    if bits == 8:
+        return packed
+    if bits != 4:
+        raise BuildError(f"{bits}-bit weights cannot be read back; 4 and 8 can")
+    return np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def _zero_points(
+    stored: npt.NDArray[Any] | None, bits: int, shape: tuple[int, ...]
+) -> Array | float:
+    """Zero points (N, blocks, 1); absent ones are the middle of the range."""
+    if stored is None:
+        return float(1 << (bits - 1))
+    if stored.dtype != np.uint8:
+        return np.asarray(stored.astype(np.float32).reshape(shape), np.float32)
+    values = _unpack(stored.reshape(shape[0], -1), bits)[:, : shape[1]]
+    return np.asarray(values.astype(np.float32)[..., None], np.float32)
+
+
+def _optional_tensor(node: ir.Node, index: int) -> npt.NDArray[Any] | None:
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return None
+    return _tensor(node, index)
+
+
+def _tensor(node: ir.Node, index: int) -> npt.NDArray[Any]:
+    """A constant input; looks through the Reshape that shares a head with the embedding."""
+    value = node.inputs[index]
+    while value is not None and value.const_value is None and value.producer() is not None:
+        producer = value.producer()
+        value = producer.inputs[0] if producer and producer.op_type == "Reshape" else None
+    if value is None or value.const_value is None:
+        raise BuildError(f"{node.name}: input {index} is no constant, its weight cannot be read")
+    return value.const_value.numpy()

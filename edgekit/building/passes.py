@@ -1,0 +1,64 @@
+"""Small graph passes on a built decoder."""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import BuildError
+
+
+def keep_last_logits(model: ir.Model) -> None:
+    """Compute logits of the last position only, in place.
+
+    A Slice before the head drops the other positions: during prefill the head is by far the
+    largest matmul, and only the last row is sampled from.
+    """
+    graph = model.graph
+    head = _head_matmul(model)
+    bounds = [
+        graph.initializers.get(name) or _constant(graph, name, value)
+        for name, value in (
+            ("last.starts", -1),
+            ("last.ends", np.iinfo(np.int64).max),
+            ("last.axes", 1),
+        )
+    ]
+    hidden = head.inputs[0]
+    last = ir.Node("", "Slice", [hidden, *bounds], name="/lm_head/last/Slice")
+    last.outputs[0].name = "/lm_head/last/output_0"
+    graph.insert_before(head, last)
+    head.replace_input_with(0, last.outputs[0])
+    _set_sequence_length_to_one(head.outputs[0])
+
+
+def set_accuracy_level(model: ir.Model, level: int) -> None:
+    """Set the compute precision of every MatMulNBits node, in place; 1 is float32."""
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+
+
+def _head_matmul(model: ir.Model) -> ir.Node:
+    """The matmul that makes the logits, found by walking back from the output."""
+    value = next((out for out in model.graph.outputs if out.name == "logits"), None)
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type in {"MatMulNBits", "MatMul"}:
+            return node
+        value = node.inputs[0]
+    raise BuildError("the graph has no matmul that makes an output named 'logits'")
+
+
+def _set_sequence_length_to_one(value: ir.Value) -> None:
+    """Correct the shapes from the head to the output: (batch, 1, vocabulary)."""
+    if value.shape is not None and len(value.shape) == 3:
+        value.shape = ir.Shape([value.shape[0], 1, value.shape[2]])
+    for user, _ in tuple(value.uses()):
+        _set_sequence_length_to_one(user.outputs[0])
+
+
+def _constant(graph: ir.Graph, name: str, value: int) -> ir.Value:
+    tensor = ir.tensor(np.array([value], np.int64), name=name)
+    initializer = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(initializer)
+    return initializer

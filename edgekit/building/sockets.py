@@ -1,0 +1,144 @@
+"""Graph pass: put a socket beside every quantized matmul of the decoder layers.
+
+A socket turns ``y = MatMulNBits(x)`` into ``y = MatMulNBits(x) + (x @ A) @ B``. A and B are graph
+inputs that also have a rank-0 initializer, so that a session without an adapter computes the base.
+Projections that the builder packed (q/k/v, gate/up) keep one packed socket.
+
+Needs no torch: any int4 ONNX model of this shape will do, whoever built it.
+
+Source: ONNX Runtime contrib operator MatMulNBits; ONNX IR spec on inputs with initializers.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+from edgekit_runtime.contract import Socket, SocketContract, SocketPart
+
+from edgekit.errors import BuildError
+
+_LAYER_MATMUL = re.compile(
+    r"^/?(?P<path>model[/.]layers[/.](?P<layer>\d+)[/.](?P<block>[\w]+)[/.](?P<proj>[\w]+))[/.]MatMul"
+)
+# The builder's block names and PEFT's (the cause of Olive #2277).
+_PEFT_BLOCK = {"attn": "self_attn", "self_attn": "self_attn", "mlp": "mlp"}
+
+
+def find_sockets(model: ir.Model, *, max_rank: int, dtype: str) -> SocketContract:
+    """Describe the sockets that a graph offers, without changing it.
+
+    Args:
+        model: A decoder whose linear layers are MatMulNBits nodes.
+        max_rank: Largest rank of one projection's adapter.
+        dtype: NumPy name of the graph's activation type.
+
+    Raises:
+        BuildError: If there is no quantized matmul in a decoder layer, or one is packed in a
+            way that this pass does not know.
+    """
+    sockets = tuple(_describe(model, node) for node in _matmuls(model))
+    if not sockets:
+        raise BuildError(
+            "the graph has no MatMulNBits node in a decoder layer: nothing to plug adapters into",
+            hint="Build with int4 weights; names like /model/layers.0/attn/q_proj/MatMul are read.",
+        )
+    return SocketContract(dtype=dtype, max_rank=max_rank, sockets=sockets)
+
+
+def add_sockets(model: ir.Model, contract: SocketContract) -> None:
+    """Add the contract's sockets to a graph, in place."""
+    by_name = {socket.name: socket for socket in contract.sockets}
+    for node in list(_matmuls(model)):
+        _add_socket(model.graph, node, by_name[_socket_name(node)], np.dtype(contract.dtype))
+
+
+def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype) -> None:
+    """``out = MatMulNBits(x)`` becomes ``out = MatMulNBits(x) + MatMul(MatMul(x, A), B)``."""
+    a = _optional_input(graph, socket.a_name, (socket.k, None), dtype)
+    b = _optional_input(graph, socket.b_name, (None, socket.n), dtype)
+    base, x = node.outputs[0], node.inputs[0]
+    down = ir.Node("", "MatMul", [x, a], name=f"{node.name}_lora_A")
+    up = ir.Node("", "MatMul", [down.outputs[0], b], name=f"{node.name}_lora_B")
+    total = ir.Node("", "Add", [base, up.outputs[0]], name=f"{node.name}_lora_Add")
+    out = total.outputs[0]
+    out.name, base.name = base.name, f"{base.name}_base"
+    out.dtype, out.shape = base.dtype, base.shape
+    down.outputs[0].name, up.outputs[0].name = f"{out.name}_lora_A", f"{out.name}_lora_B"
+    for user, index in tuple(base.uses()):
+        if user is not total:
+            user.replace_input_with(index, out)
+    graph.insert_after(node, [down, up, total])
+
+
+def _optional_input(
+    graph: ir.Graph, name: str, shape: tuple[int | None, int | None], dtype: np.dtype
+) -> ir.Value:
+    """A graph input of free rank whose default has rank 0."""
+    empty = np.zeros([size or 0 for size in shape], dtype)
+    rank = f"{name.rpartition('.')[0]}.rank"
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape([rank if size is None else size for size in shape]),
+        type=ir.TensorType(ir.DataType.from_numpy(dtype)),
+        const_value=ir.tensor(empty, name=name),
+    )
+    graph.inputs.append(value)
+    graph.initializers[name] = value
+    return value
+
+
+def _matmuls(model: ir.Model) -> Iterator[ir.Node]:
+    for node in model.graph:
+        if node.op_type == "MatMulNBits" and _LAYER_MATMUL.match(node.name or ""):
+            yield node
+
+
+def _match(node: ir.Node) -> re.Match[str]:
+    match = _LAYER_MATMUL.match(node.name or "")
+    assert match  # _matmuls yields no other node
+    return match
+
+
+def _socket_name(node: ir.Node) -> str:
+    return _match(node)["path"].replace("/", ".")
+
+
+def _describe(model: ir.Model, node: ir.Node) -> Socket:
+    match = _match(node)
+    block, projection = match["block"], match["proj"]
+    k, n = (node.attributes[key].as_int() for key in ("K", "N"))
+    if block not in _PEFT_BLOCK:
+        raise BuildError(f"{node.name}: unknown block '{block}' (known: {', '.join(_PEFT_BLOCK)})")
+    prefix = f"model.layers.{match['layer']}.{_PEFT_BLOCK[block]}"
+    sizes = _part_sizes(model, match["layer"], projection, n)
+    parts, offset = [], 0
+    for name, size in sizes:
+        parts.append(SocketPart(module=f"{prefix}.{name}", offset=offset, n=size))
+        offset += size
+    if offset != n:
+        raise BuildError(f"{node.name}: its parts have {offset} outputs, the matmul has {n}")
+    return Socket(name=_socket_name(node), k=k, n=n, parts=tuple(parts))
+
+
+def _part_sizes(model: ir.Model, layer: str, projection: str, n: int) -> list[tuple[str, int]]:
+    """Output features of each projection inside a (packed) matmul."""
+    if projection == "gate_up_proj":
+        return [("gate_proj", n // 2), ("up_proj", n // 2)]
+    if projection == "qkv_proj":
+        heads, kv_heads = _attention_heads(model, layer)
+        head_size = n // (heads + 2 * kv_heads)
+        return [
+            ("q_proj", heads * head_size),
+            ("k_proj", kv_heads * head_size),
+            ("v_proj", kv_heads * head_size),
+        ]
+    return [(projection, n)]
+
+
+def _attention_heads(model: ir.Model, layer: str) -> tuple[int, int]:
+    """(query heads, key-value heads) of a layer's attention node."""
+    for node in model.graph:
+        if node.op_type == "GroupQueryAttention" and f"layers.{layer}/" in (node.name or ""):
+            return node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()
+    raise BuildError(f"layer {layer}: q/k/v are packed, but there is no GroupQueryAttention node")

@@ -1,0 +1,1 @@
+"""Bundles: write them atomically, add and remove adapters."""

@@ -1,0 +1,1 @@
+"""Evaluate: one scoring code for a torch model and for a bundle."""

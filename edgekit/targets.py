@@ -1,0 +1,121 @@
+"""Target profiles: one declarative YAML file per kind of device, in ``targets/``."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit.errors import RecipeError
+from edgekit_runtime.errors import nearest
+
+_HERE = Path(__file__).resolve().parent
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantization(_Section):
+    """How weights are rounded (the model builder's own options)."""
+
+    algorithm: Literal["default", "rtn", "k_quant"] = "default"
+    bits: Literal[4] = 4
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    is_symmetric: Literal[True] = True
+    accuracy_level: Literal[1, 2, 3, 4] = 4
+    embedding: bool = True
+
+
+class AdapterSupport(_Section):
+    """How adapters reach this target."""
+
+    mechanism: Literal["ort_inputs"] = "ort_inputs"
+    max_rank: int = Field(default=256, ge=1)
+
+
+class ParityBounds(_Section):
+    """What the parity gate demands; see docs/concepts.md."""
+
+    exact_max_mean_kl: float = Field(default=1e-6, gt=0)
+    exact_min_top1: float = Field(default=0.999, gt=0, le=1)
+    shipping_max_mean_kl: float = Field(default=1e-2, gt=0)
+    max_nll_increase: float | None = None
+
+
+class Verification(_Section):
+    """Where the gate runs."""
+
+    execution_provider: str
+
+
+class TargetProfile(_Section):
+    """One kind of device.
+
+    Attributes:
+        builder: The model builder's ``-e`` value.
+        context_length: Cap on prompt plus answer, in tokens.
+        memory_budget_bytes: What weights, key-value cache and adapters may take together.
+        requires: Package name to a version prefix, checked when the bundle opens.
+    """
+
+    name: str
+    description: str
+    execution_provider: str
+    builder: Literal["cpu"]
+    precision: Literal["int4"]
+    io_dtype: Literal["float32"]
+    quantization: Quantization
+    adapters: AdapterSupport
+    context_length: int = Field(ge=64)
+    memory_budget_bytes: int = Field(ge=1)
+    parity: ParityBounds
+    requires: dict[str, str]
+    verify: Verification
+
+
+def targets_dir() -> Path:
+    """The shipped profiles: inside the wheel, or the repository's own folder."""
+    packaged = _HERE / "_targets"
+    return packaged if packaged.is_dir() else _HERE.parent / "targets"
+
+
+def list_targets() -> dict[str, TargetProfile]:
+    """Every shipped profile by name."""
+    return {path.stem: _read(path) for path in sorted(targets_dir().glob("*.yaml"))}
+
+
+def load_target(name_or_path: str) -> TargetProfile:
+    """Load a shipped profile by name, or a person's own by path.
+
+    Raises:
+        RecipeError: If there is none, or it does not make sense (every problem listed).
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RecipeError(f"target profile '{name_or_path}': no such file")
+        return _read(path)
+    shipped = targets_dir() / f"{name_or_path}.yaml"
+    if not shipped.is_file():
+        known = [file.stem for file in targets_dir().glob("*.yaml")]
+        raise RecipeError(
+            f"no target '{name_or_path}'; {nearest(name_or_path, known)}",
+            hint="See `edgekit targets list`, or give the path of your own profile (.yaml).",
+        )
+    return _read(shipped)
+
+
+def _read(path: Path) -> TargetProfile:
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as err:
+        raise RecipeError(f"target profile '{path}' is no YAML: {err}") from err
+    try:
+        return TargetProfile.model_validate(data)
+    except ValidationError as err:
+        problems = [
+            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+            for error in err.errors()
+        ]
+        raise RecipeError(f"target profile '{path}' is wrong", problems=problems) from err
