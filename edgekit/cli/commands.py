@@ -1,0 +1,79 @@
+"""The commands of ``edgekit``: its own, and those of the runtime."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit import __version__
+from edgekit_runtime.cli.commands import BENCH, CHAT, RUN
+from edgekit_runtime.cli.mounting import Mount, group_of
+
+_MAKE = "Make a bundle"
+_LOOK = "Look into things"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """One small language model, many skills, every device.
+
+    Train adapters, build int4 bundles, prove them, run them.
+
+    Examples:
+        edgekit demo
+        edgekit chat bundles/demo-build
+    """
+
+
+app = group_of(
+    _options,
+    {
+        "demo": Mount(
+            source="edgekit.cli.demo:demo_command",
+            summary="See it all: train two skills, build a bundle, swap between them.",
+            panel=_MAKE,
+        ),
+        "train": Mount(
+            source="edgekit.cli.train:train_command",
+            summary="Train an adapter from a recipe.",
+            panel=_MAKE,
+        ),
+        "eval": Mount(
+            source="edgekit.cli.eval:eval_command",
+            summary="Score a model, or a bundle, with an adapter on data.",
+            panel=_MAKE,
+        ),
+        "build": Mount(
+            source="edgekit.cli.build:build_command",
+            summary="Build a bundle from a base and adapters.",
+            panel=_MAKE,
+        ),
+        "chat": CHAT,
+        "run": RUN,
+        "bench": BENCH,
+        "bundle": Mount(
+            source="edgekit.cli.bundle:app",
+            summary="Inspect or verify a bundle, add or remove its adapters.",
+            panel=_LOOK,
+        ),
+        "targets": Mount(
+            source="edgekit.cli.targets:app",
+            summary="List and show the device profiles that bundles are built for.",
+            panel=_LOOK,
+        ),
+        "doctor": Mount(
+            source="edgekit.cli.doctor:doctor_command",
+            summary="Check this machine: versions, memory, disk, providers, cache.",
+            panel=_LOOK,
+        ),
+    },
+)

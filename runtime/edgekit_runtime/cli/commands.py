@@ -1,0 +1,59 @@
+"""The commands of ``edgekit-run``; ``edgekit`` mounts the same ones beside its own."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit_runtime import __version__
+from edgekit_runtime.cli.mounting import Mount, group_of
+
+CHAT = Mount(
+    source="edgekit_runtime.cli.chat:chat_command",
+    summary="Talk with a bundle in the terminal, and swap its adapters as you go.",
+    panel="Use a bundle",
+)
+RUN = Mount(
+    source="edgekit_runtime.cli.run:run_command",
+    summary="Answer one prompt, or every line of a file.",
+    panel="Use a bundle",
+)
+BENCH = Mount(
+    source="edgekit_runtime.cli.bench:bench_command",
+    summary="Measure speed, memory and adapter swaps of a bundle on this machine.",
+    panel="Use a bundle",
+)
+VERIFY = Mount(
+    source="edgekit_runtime.cli.verify:verify_command",
+    summary="Check every file of a bundle against the manifest's digests.",
+    panel="Look into a bundle",
+)
+INSPECT = Mount(
+    source="edgekit_runtime.cli.inspect:inspect_command",
+    summary="Show what a bundle holds: base, targets, adapters, files.",
+    panel="Look into a bundle",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekit-runtime {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Run a bundle: one small base model, many skills.
+
+    Example:
+        edgekit-run chat my-bundle
+    """
+
+
+app = group_of(
+    _options,
+    {"chat": CHAT, "run": RUN, "bench": BENCH, "verify": VERIFY, "inspect": INSPECT},
+)

@@ -1,0 +1,144 @@
+"""``inspect``: what a bundle holds."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgekit_runtime.cli.console import add_row, console, new_table, show_size, write_json
+from edgekit_runtime.cli.options import BundleArgument, JsonOption
+
+if TYPE_CHECKING:
+    from edgekit_runtime import Bundle
+    from edgekit_runtime.manifest import Manifest
+
+
+def inspect_command(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds: base, targets, adapters, files.
+
+    Reads the manifest and checks the files' sizes; `verify` checks their content.
+
+    Examples:
+        {command} my-bundle
+        {command} my-bundle --json
+    """
+    from edgekit_runtime import Bundle
+
+    with Bundle.open(bundle, verify="sizes") as opened:
+        described = describe(opened)
+    if as_json:
+        write_json(described)
+    else:
+        _show(described)
+
+
+def describe(bundle: "Bundle") -> dict[str, Any]:
+    """A bundle's content as JSON: the manifest, the adapters' cards, and sizes."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "schema_version": manifest.schema_version,
+        "digest": manifest.digest,
+        "base": manifest.base.to_dict(),
+        "targets": {
+            name: target.to_dict() | {"size_bytes": _size(manifest, target.path + "/")}
+            for name, target in manifest.targets.items()
+        },
+        "adapters": {
+            name: bundle.adapter_card(name).to_dict()
+            | {
+                "files": dict(record.files),
+                "size_bytes": sum(_size(manifest, path) for path in set(record.files.values())),
+            }
+            for name, record in manifest.adapters.items()
+        },
+        "files": [file.to_dict() for file in manifest.files],
+        "total_bytes": sum(file.size_bytes for file in manifest.files),
+        "tool_versions": dict(manifest.tool_versions),
+    }
+
+
+def _size(manifest: "Manifest", prefix: str) -> int:
+    """Bytes of the file of that path, or of all files under a directory given as ``path/``."""
+    return sum(
+        file.size_bytes
+        for file in manifest.files
+        if file.path == prefix or (prefix.endswith("/") and file.path.startswith(prefix))
+    )
+
+
+def _show(described: Mapping[str, Any]) -> None:
+    out = console()
+    base = described["base"]
+    head = new_table(None, ["", ""])
+    head.show_header, head.box = False, None
+    add_row(head, "bundle", f"{described['name']} {described['version']}")
+    add_row(head, "digest", described["digest"])
+    add_row(head, "base", f"{base['name']}  ({base['architecture']}, {base['source']})")
+    add_row(head, "fingerprint", base["fingerprint"])
+    add_row(head, "licence", base["license"] or "not declared")
+    add_row(
+        head, "size", f"{show_size(described['total_bytes'])} in {len(described['files'])} files"
+    )
+    out.print(head)
+    out.print()
+    out.print(_targets_table(described["targets"]))
+    if described["adapters"]:
+        out.print(_adapters_table(described["adapters"]))
+    out.print(_files_table(described["files"]))
+
+
+def _targets_table(targets: Mapping[str, Any]) -> Any:
+    columns = ["target", "provider", "weights", "adapters", "context", "verified on", "size"]
+    table = new_table("Targets", columns, right=["context", "size"])
+    for name, target in targets.items():
+        add_row(
+            table,
+            name,
+            target["execution_provider"],
+            _quantization(target["quantization"]),
+            target["adapter_mechanism"],
+            f"{target['context_length']:,}",
+            target["verified_on"] or "unchecked",
+            show_size(target["size_bytes"]),
+        )
+    return table
+
+
+def _quantization(settings: Mapping[str, str]) -> str:
+    """The two settings that matter at a glance, or all of an unknown scheme."""
+    known = [settings[key] for key in ("precision", "block_size") if key in settings]
+    if len(known) == 2:
+        return f"{known[0]}, block {known[1]}"
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "float"
+
+
+def _adapters_table(adapters: Mapping[str, Any]) -> Any:
+    columns = ["adapter", "r", "task", "modules", "binding", "targets", "metrics", "size"]
+    table = new_table("Adapters", columns, right=["r", "size"])
+    for name, adapter in adapters.items():
+        recipe = adapter.get("recipe") or {}
+        add_row(
+            table,
+            name,
+            str(adapter["r"]),
+            recipe.get("task") or "–",
+            ", ".join(adapter["target_modules"]),
+            adapter["binding"],
+            ", ".join(adapter["files"]),
+            _metrics(adapter.get("metrics") or {}),
+            show_size(adapter["size_bytes"]),
+        )
+    return table
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    """The plain numbers among an adapter's metrics."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) or "–"
+
+
+def _files_table(files: list[Mapping[str, Any]]) -> Any:
+    table = new_table("Files", ["file", "type", "size"], right=["size"])
+    for file in files:
+        add_row(table, file["path"], file["media_type"], show_size(file["size_bytes"]))
+    return table
