@@ -1,0 +1,109 @@
+"""Reading a recipe's YAML, and the overrides that are typed beside it."""
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgekit.errors import RecipeError
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """SafeLoader that reads ``2e-4`` as a number and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a sign in an exponent; people write 2e-4 and mean a number.
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds keys and values.
+
+    Raises:
+        RecipeError: If it is missing, not UTF-8, not YAML (with the line), or no mapping.
+    """
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise RecipeError(f"recipe {path}: no such file") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise RecipeError(f"recipe {path} cannot be read: {err}") from err
+    except yaml.YAMLError as err:
+        raise RecipeError(f"recipe {path}{_line_of(err)}: {_reason_of(err)}") from err
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"recipe {path} holds no keys", hint="A recipe starts with a line such as 'base: …'."
+        )
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of the values with ``dotted.key=value`` overrides put in.
+
+    Raises:
+        RecipeError: With every override that cannot be read.
+    """
+    result = _copy(values)
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            problems.append(f"{override!r}: expected KEY=VALUE, such as training.max_steps=50")
+            continue
+        try:
+            problems += _put(result, parts, _parse(text))
+        except yaml.YAMLError as err:
+            problems.append(f"{override!r}: {_reason_of(err)}")
+    if problems:
+        raise RecipeError("--set cannot be used", problems=problems)
+    return result
+
+
+def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> list[str]:
+    """Set a nested key; returns what stands in the way."""
+    for depth, part in enumerate(parts[:-1], start=1):
+        inner = values.get(part)
+        if inner is None:
+            inner = values[part] = {}
+        if not isinstance(inner, dict):
+            return [f"{'.'.join(parts)}: {'.'.join(parts[:depth])} is {inner!r}, it has no keys"]
+        values = inner
+    values[parts[-1]] = value
+    return []
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _parse(text: str) -> Any:
+    # The loader derives from SafeLoader: nothing but plain data comes out of it.
+    return yaml.load(text, Loader=_RecipeLoader)
+
+
+def _line_of(err: yaml.YAMLError) -> str:
+    mark = getattr(err, "problem_mark", None)
+    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
+def _reason_of(err: yaml.YAMLError) -> str:
+    reason = getattr(err, "problem", None) or str(err)
+    return f"not valid YAML: {reason}"

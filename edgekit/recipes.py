@@ -1,0 +1,333 @@
+"""The two files that people type: a training recipe and a bundle recipe.
+
+Both are YAML. Unknown keys are refused with the nearest right name, every problem is listed at
+once, and any value can be overridden from the command line. Paths are relative to the current
+working directory.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from edgekit.errors import RecipeError
+from edgekit.recipe_files import apply_overrides, read_yaml
+from edgekit.templates import template_fields
+from edgekit_runtime.errors import nearest
+
+Task = Literal["classification", "extraction", "generation", "summarization", "chat"]
+SUPPORTED_METHODS = ("lora",)
+
+
+class _Typed(BaseModel):
+    """What every part of a recipe shares: immutable, and no key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_validation(value: Any) -> Any:
+    """A share from 0 to below 1, or text: a file or a slice."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(
+            "should be a share from 0 to below 1, a file, or a slice such as train[90%:]"
+        )
+    return float(value)
+
+
+def _check_target_modules(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError("should be all-linear, a list of module names, or a regular expression")
+
+
+class MessageTemplate(_Typed):
+    """One turn of a conversation, its content a template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class DataRecipe(_Typed):
+    """Where the rows are and how a row becomes text.
+
+    Attributes:
+        train: Files (csv, tsv, json, jsonl, parquet), or one Hub data set id or directory.
+        subset: The Hub data set's configuration, where it has several.
+        split: Hugging Face slicing, such as ``train[:4096]`` or ``train[:10%]``.
+        validation: A share of the training rows, a file, or a slice; 0 for none.
+        test: A file or slice that is scored once, at the end.
+        stratify: Column whose values keep their shares in validation; a classification
+            stratifies by its label unless told otherwise.
+        prompt: Template of what the model reads.
+        completion: Template of what it learns to write.
+        messages: Instead of both: the column that holds ``[{role, content}, …]``, or a list
+            of such turns with templates.
+        text_template: Instead of all: one text, learnt as a whole.
+        system: System message for ``messages`` that have none.
+        max_length: In tokens; longer rows are left out and counted, never cut.
+    """
+
+    train: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    subset: str | None = None
+    split: str = "train"
+    validation: Annotated[float | str | None, BeforeValidator(_check_validation)] = 0.15
+    test: str | None = None
+    stratify: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | tuple[MessageTemplate, ...] | None = None
+    text_template: str | None = None
+    system: str | None = None
+    max_length: int = Field(default=512, ge=8)
+
+    @field_validator("prompt", "completion", "text_template")
+    @classmethod
+    def _parses(cls, template: str | None) -> str | None:
+        return _checked_template(template)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        shapes = [
+            name
+            for name in ("prompt", "messages", "text_template")
+            if getattr(self, name) is not None
+        ]
+        if len(shapes) != 1:
+            given = f", got {' and '.join(shapes)}" if shapes else ""
+            raise ValueError(f"give one of prompt + completion, messages, or text_template{given}")
+        if (self.prompt is None) != (self.completion is None):
+            lacking = "prompt" if self.prompt is None else "completion"
+            raise ValueError(f"prompt and completion go together, {lacking} is missing")
+        if self.system is not None and self.messages is None:
+            raise ValueError("system goes with messages; put it into the prompt template instead")
+        if isinstance(self.messages, tuple):
+            for message in self.messages:
+                _checked_template(message.content)
+            if not self.messages or self.messages[-1].role != "assistant":
+                raise ValueError(
+                    "messages should end with an assistant turn, what the model learns"
+                )
+        return self
+
+
+def _checked_template(template: str | None) -> str | None:
+    if template is not None:
+        try:
+            template_fields(template)
+        except RecipeError as err:
+            raise ValueError(f"{err.what}. {err.hint}") from err
+    return template
+
+
+class LoraRecipe(_Typed):
+    """PEFT's ``LoraConfig``, by its own names: what edgekit can put into a bundle exactly."""
+
+    r: int = Field(default=16, ge=1)
+    lora_alpha: float = Field(default=32, gt=0)
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_check_target_modules)] = (
+        "all-linear"
+    )
+    exclude_modules: Annotated[
+        str | tuple[str, ...] | None, BeforeValidator(_check_target_modules)
+    ] = None
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+    layers_to_transform: tuple[int, ...] | None = None
+    layers_pattern: str | None = None
+    init_lora_weights: bool | str = True
+
+
+class TrainRecipe(_Typed):
+    """``edgekit train recipe.yaml``.
+
+    Attributes:
+        training: Hugging Face ``TrainingArguments`` by their own names; checked when training.
+        metrics: Scored on validation at the end; the task's own by default.
+        seed: Of the split, the adapter's first weights, the order of rows and dropout.
+    """
+
+    base: str
+    method: str = "lora"
+    task: Task = "generation"
+    data: DataRecipe
+    lora: LoraRecipe = LoraRecipe()
+    training: dict[str, Any] = {}
+    metrics: tuple[str, ...] | None = None
+    output: Path
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    license: str | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_supported(cls, method: str) -> str:
+        if method not in SUPPORTED_METHODS:
+            raise ValueError(f"not supported; supported now: {', '.join(SUPPORTED_METHODS)}")
+        return method
+
+
+class AdapterSource(_Typed):
+    """One adapter of a bundle.
+
+    Attributes:
+        path: PEFT directory by target name; ``default`` is for the targets not named.
+        prompt: Template, where the adapter records none or another is wanted.
+        defaults: Generation options that the adapter brings along.
+    """
+
+    path: dict[str, str] = Field(min_length=1)
+    prompt: str | None = None
+    defaults: dict[str, Any] = {}
+    license: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_forms(cls, value: Any) -> Any:
+        """``PATH`` and ``{cpu: PATH, default: PATH}`` are short for ``{path: …}``."""
+        if isinstance(value, str | Path):
+            return {"path": {"default": str(value)}}
+        if not isinstance(value, dict):
+            return value
+        if not set(value) & set(cls.model_fields):
+            return {"path": value}
+        if isinstance(value.get("path"), str | Path):
+            return value | {"path": {"default": str(value["path"])}}
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _parses(cls, template: str | None) -> str | None:
+        return _checked_template(template)
+
+    def path_for(self, target: str) -> Path:
+        """The PEFT directory for a target."""
+        return Path(self.path.get(target) or self.path["default"])
+
+
+class ParityRecipe(_Typed):
+    """Bounds of the parity gate that the recipe sets itself."""
+
+    max_nll_increase: float | None = Field(default=None, gt=0)
+
+
+class BundleRecipe(_Typed):
+    """``edgekit build recipe.yaml``."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str = "0.1.0"
+    base: str
+    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("cpu",)
+    adapters: dict[str, AdapterSource] = {}
+    output: Path
+    parity: ParityRecipe = ParityRecipe()
+
+    @field_validator("adapters")
+    @classmethod
+    def _every_target_has_a_path(
+        cls, adapters: dict[str, AdapterSource], info: ValidationInfo
+    ) -> dict[str, AdapterSource]:
+        targets = info.data.get("targets")
+        if targets is None:
+            return adapters  # targets itself is wrong, and that is being reported
+        problems = []
+        for name, source in adapters.items():
+            unknown = sorted(set(source.path) - set(targets) - {"default"})
+            problems += [f"{name} names {key!r}, {nearest(key, targets)}" for key in unknown]
+            if "default" not in source.path:
+                lacking = [target for target in targets if target not in source.path]
+                problems += [f"{name} has no path for target {target!r}" for target in lacking]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return adapters
+
+
+Recipe = TypeVar("Recipe", TrainRecipe, BundleRecipe)
+
+
+def load_recipe(path: Path, kind: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        kind: ``TrainRecipe`` or ``BundleRecipe``.
+        overrides: ``dotted.key=value``, the value parsed as YAML.
+
+    Raises:
+        RecipeError: With every problem: syntax, unknown keys, wrong types.
+    """
+    values = apply_overrides(read_yaml(path), overrides)
+    return parse_recipe(values, kind, where=f"recipe {path}")
+
+
+def parse_recipe(values: dict[str, Any], kind: type[Recipe], *, where: str = "recipe") -> Recipe:
+    """Check values that are already read (from flags, a search, or a file).
+
+    Raises:
+        RecipeError: With every problem.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as err:
+        errors = err.errors(include_url=False)
+        problems = [_describe(error, kind) for error in errors if not _is_other_branch(error)]
+        raise RecipeError(f"{where} cannot be used", problems=problems) from err
+
+
+def _describe(error: ErrorDetails, kind: type[BaseModel]) -> str:
+    """One pydantic error as ``dotted.path: what is wrong``."""
+    location = error["loc"]
+    path = ".".join(str(part) for part in location if part not in _UNION_TAGS) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(kind, location[:-1])
+        return f"{path}: unknown key; {nearest(str(location[-1]), known)}"
+    if error["type"] == "missing":
+        return f"{path}: missing"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        return f"{path}: {message}"
+    quote = " (put it in quotes)" if error["type"] == "string_type" else ""
+    return f"{path}: {message}, got {error['input']!r}{quote}"
+
+
+# Pydantic names the branch of a union in the path of an error; people did not type that.
+_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool")
+
+
+def _is_other_branch(error: ErrorDetails) -> bool:
+    """Whether this is the complaint that a list of messages is no column name."""
+    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list)
+
+
+def _known_keys(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys of the model that lies at a location."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        if field is not None:
+            kind = next(iter(_models_in(field.annotation)), kind)
+    return list(kind.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,0 +1,1 @@
+"""Train: a person's data to a PEFT adapter."""
