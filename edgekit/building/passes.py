@@ -58,7 +58,7 @@ def _set_sequence_length_to_one(value: ir.Value) -> None:
 def _constant(graph: ir.Graph, name: str, value: int) -> ir.Value:
     tensor = ir.tensor(np.array([value], np.int64), name=name)
     initializer = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=name, shape=ir.Shape([1]), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     graph.register_initializer(initializer)
     return initializer

@@ -63,7 +63,7 @@ def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype)
     total = ir.Node("", "Add", [base, up.outputs[0]], name=f"{node.name}_lora_Add")
     out = total.outputs[0]
     out.name, base.name = base.name, f"{base.name}_base"
-    out.dtype, out.shape = base.dtype, base.shape
+    out.type, out.shape = base.type, base.shape
     down.outputs[0].name, up.outputs[0].name = f"{out.name}_lora_A", f"{out.name}_lora_B"
     for user, index in tuple(base.uses()):
         if user is not total:

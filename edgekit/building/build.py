@@ -1,0 +1,225 @@
+"""Build a bundle: one base, N adapters, one directory per target, proven before it ships."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit_runtime.manifest import BaseRecord, Manifest
+
+from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
+from edgekit.bases import Base, resolve_base
+from edgekit.building.export import refuse_unsupported
+from edgekit.building.fit import check_fit
+from edgekit.building.parity import ParityFigures, check_parity
+from edgekit.building.target_dir import target_record, write_target
+from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
+from edgekit.bundling.write import refuse_existing, staged_bundle, write_json, write_manifest
+from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.targets import ParityBounds, TargetProfile, load_target
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED = {"base", "none", "off"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+        parity: Target to adapter name (``""`` for the base) to figures; empty if unchecked.
+    """
+
+    output: Path
+    manifest: Manifest
+    parity: Mapping[str, Mapping[str, ParityFigures]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Total size of the bundle's files."""
+        return sum(file.size_bytes for file in self.manifest.files)
+
+
+def build(
+    *,
+    name: str,
+    base: str,
+    output: Path,
+    targets: tuple[str, ...] = ("cpu",),
+    adapters: Mapping[str, AdapterSource] | None = None,
+    release: str = "0.1.0",
+    max_nll_increase: float | None = None,
+    parity: bool = True,
+    assume_base: bool = False,
+    overwrite: bool = False,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> BuildReport:
+    """Build a bundle.
+
+    Args:
+        name: The bundle's name.
+        base: Alias, Hub id, directory or ``.gguf`` file.
+        output: The bundle's directory; written atomically.
+        targets: Names or paths of target profiles.
+        adapters: Adapter name to its source.
+        release: The bundle's version.
+        max_nll_increase: Bound on what quantization may cost, in nats a token.
+        parity: Run the parity gate; without it the targets are marked as unchecked.
+        assume_base: Take adapters whose recorded base name contradicts.
+        overwrite: Replace an existing bundle.
+        on_message: Called with a line of progress.
+
+    Raises:
+        EdgekitError: A child of it, with every problem of the artifact at fault.
+    """
+    adapters = adapters or {}
+    refuse_existing(output, overwrite=overwrite)
+    profiles = {profile.name: profile for profile in map(load_target, targets)}
+    check_names([name, *adapters])
+    on_message(f"resolving the base '{base}'")
+    resolved = resolve_base(base)
+    refuse_unsupported(resolved)
+    read = {
+        target: read_adapters(adapters, resolved, profile, assume_base=assume_base)
+        for target, profile in profiles.items()
+    }
+    for target, profile in profiles.items():
+        check_fit(resolved, profile, list(read[target].values()), output, parity=parity)
+    with staged_bundle(output, overwrite=overwrite) as root:
+        records, figures = {}, {}
+        for target, profile in profiles.items():
+            directory = root / "targets" / target
+            contract = write_target(directory, resolved, profile, on_message)
+            files = {
+                adapter: write_adapter(root, adapter, adapters[adapter], peft, contract, target)
+                for adapter, peft in read[target].items()
+            }
+            if parity:
+                figures[target] = check_parity(
+                    directory,
+                    resolved,
+                    contract,
+                    files,
+                    _bounds(profile, max_nll_increase),
+                    on_message=on_message,
+                )
+            records[target] = target_record(resolved, profile, verified=parity)
+        _write_tokenizer(root, next(iter(profiles)))
+        _write_licenses(root, resolved, adapters)
+        write_json(root / "reports" / "parity.json", parity_report(figures))
+        dtypes = {target: record.dtype for target, record in records.items()}
+        adapter_records = {
+            adapter: write_card(
+                root,
+                adapter,
+                source,
+                {target: read[target][adapter] for target in profiles},
+                dtypes,
+                resolved.fingerprint,
+            )
+            for adapter, source in adapters.items()
+        }
+        on_message("writing the manifest")
+        manifest = write_manifest(
+            root,
+            name=name,
+            release=release,
+            base=_base_record(resolved),
+            targets=records,
+            adapters=adapter_records,
+        )
+    return BuildReport(output=output, manifest=manifest, parity=figures)
+
+
+def parity_report(
+    figures: Mapping[str, Mapping[str, ParityFigures]],
+) -> dict[str, dict[str, dict[str, object]]]:
+    """``reports/parity.json``: target to adapter (``base`` for none) to figures."""
+    return {
+        target: {name or "base": figure.to_dict() for name, figure in by_adapter.items()}
+        for target, by_adapter in figures.items()
+    }
+
+
+def check_names(names: Mapping[str, object] | list[str]) -> None:
+    """Refuse names that are no safe directory, or that mean something else on a command line.
+
+    Raises:
+        BuildError: With every bad name.
+    """
+    problems = [
+        f"{name!r}: expected letters, digits, '.', '_', '-', at most 64, not {sorted(_RESERVED)}"
+        for name in names
+        if not _NAME.fullmatch(name) or name in _RESERVED
+    ]
+    if problems:
+        raise BuildError("bad bundle or adapter name", problems=problems)
+
+
+def read_adapters(
+    adapters: Mapping[str, AdapterSource],
+    base: Base,
+    profile: TargetProfile,
+    *,
+    assume_base: bool,
+) -> dict[str, PeftAdapter]:
+    """Read and check every adapter for a target; the problems of all are raised at once."""
+    read: dict[str, PeftAdapter] = {}
+    errors: list[PeftAdapterError] = []
+    for name, source in adapters.items():
+        try:
+            read[name] = read_peft_adapter(
+                source.for_target(profile.name),
+                base,
+                name=name,
+                max_rank=profile.adapters.max_rank,
+                assume_base=assume_base,
+            )
+        except PeftAdapterError as err:
+            errors.append(err)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise PeftAdapterError(
+            f"{len(errors)} adapters cannot be used",
+            problems=[line for err in errors for line in str(err).splitlines()],
+        )
+    return read
+
+
+def _bounds(profile: TargetProfile, max_nll_increase: float | None) -> ParityBounds:
+    """The profile's bounds, with the recipe's own on quantization where it sets one."""
+    if max_nll_increase is None:
+        return profile.parity
+    return profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
+
+
+def _base_record(base: Base) -> BaseRecord:
+    return BaseRecord(
+        name=base.name,
+        source=base.source,
+        fingerprint=base.fingerprint,
+        architecture=base.architecture,
+        license=base.license,
+    )
+
+
+def _write_tokenizer(root: Path, target: str) -> None:
+    """The tokenizer once at the top, for readers other than genai."""
+    (root / "tokenizer").mkdir()
+    for file in sorted((root / "targets" / target).iterdir()):
+        if file.name.startswith(("tokenizer", "chat_template", "special_tokens")):
+            shutil.copyfile(file, root / "tokenizer" / file.name)
+
+
+def _write_licenses(root: Path, base: Base, adapters: Mapping[str, AdapterSource]) -> None:
+    """What the base and the adapters declare, and the base's own licence files."""
+    directory = root / "licenses"
+    directory.mkdir()
+    declared = {f"base {base.name}": base.license}
+    declared |= {f"adapter {name}": source.license for name, source in adapters.items()}
+    lines = [f"{what}: {license or 'not declared'}\n" for what, license in declared.items()]
+    (directory / "LICENSES.txt").write_text("".join(lines), encoding="utf-8")
+    for file in sorted(base.path.glob("LICEN[SC]E*")):
+        shutil.copyfile(file, directory / f"base-{file.name}")

@@ -1,0 +1,104 @@
+"""Does a base fit a target and this machine? Asked before any work is done."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgekit.adapters.peft_dir import PeftAdapter, base_linear_shapes
+from edgekit.bases import Base
+from edgekit.errors import BuildError
+from edgekit.targets import TargetProfile
+
+_GIB = 1 << 30
+
+
+def check_fit(
+    base: Base,
+    profile: TargetProfile,
+    adapters: list[PeftAdapter],
+    output: Path,
+    *,
+    parity: bool,
+) -> None:
+    """Refuse a base that cannot fit the target's memory or this machine's disk and memory.
+
+    Raises:
+        BuildError: With every shortage, in GiB.
+    """
+    import psutil
+
+    weights = weight_bytes(base, profile)
+    cache = key_value_cache_bytes(base, profile)
+    plugged = sum(
+        4 * (pair.a.size + 2 * pair.b.size) for a in adapters for pair in a.modules.values()
+    )
+    problems = []
+    needed = weights + cache + plugged
+    if needed > profile.memory_budget_bytes:
+        problems.append(
+            f"target '{profile.name}': needs {needed / _GIB:.2f} GiB "
+            f"(weights {weights / _GIB:.2f}, key-value cache for {profile.context_length} tokens {cache / _GIB:.2f}, adapters "
+            f"{plugged / _GIB:.2f}), its memory_budget_bytes is "
+            f"{profile.memory_budget_bytes / _GIB:.2f} GiB"
+        )
+    float_bytes = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
+    disk_needed = 3 * weights + plugged
+    free = shutil.disk_usage(_existing_parent(output)).free
+    if free < disk_needed:
+        problems.append(
+            f"disk: needs {disk_needed / _GIB:.2f} GiB beside '{output}', "
+            f"{free / _GIB:.2f} GiB are free"
+        )
+    memory_needed = 2 * float_bytes + weights if parity else float_bytes + weights
+    available = psutil.virtual_memory().available
+    if available < memory_needed:
+        problems.append(
+            f"memory: needs about {memory_needed / _GIB:.2f} GiB to build and check, "
+            f"{available / _GIB:.2f} GiB are available"
+        )
+    if problems:
+        raise BuildError(
+            f"base '{base.name}' does not fit",
+            problems=problems,
+            hint="Take a smaller base, a shorter context_length in your own target profile, "
+            "or a machine with more room.",
+        )
+
+
+def weight_bytes(base: Base, profile: TargetProfile) -> int:
+    """Size of the quantized weights: packed values and one float32 scale a block."""
+    quantization = profile.quantization
+    per_weight = quantization.bits / 8 + 4 / quantization.block_size
+    elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
+    config = _config(base)
+    table = int(config["vocab_size"]) * int(config["hidden_size"])
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return int((elements + tables * table) * per_weight)
+
+
+def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
+    """Size of the float32 key-value cache for the target's whole context."""
+    from optimum.utils import NormalizedConfigManager
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base.path)
+    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    heads = getattr(normalized, "num_key_value_heads", None) or normalized.num_attention_heads
+    size = getattr(config, "head_dim", None) or (
+        normalized.hidden_size // normalized.num_attention_heads
+    )
+    return int(2 * normalized.num_layers * heads * size * 4 * profile.context_length)
+
+
+def _config(base: Base) -> dict[str, Any]:
+    value = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    assert isinstance(value, dict)
+    return value
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,31 @@
+"""From a bundle recipe to the arguments of ``build``."""
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.bundling.adapters import AdapterSource
+from edgekit.recipes import BundleRecipe
+
+
+def arguments_of(recipe: BundleRecipe) -> dict[str, Any]:
+    """Say a recipe in the words of :func:`edgekit.building.build.build`."""
+    adapters = {}
+    for name, source in recipe.adapters.items():
+        paths = {target: Path(path) for target, path in source.path.items()}
+        default = paths.pop("default", None) or next(iter(paths.values()))
+        adapters[name] = AdapterSource(
+            path=default,
+            by_target=paths,
+            prompt=source.prompt,
+            defaults=source.defaults,
+            license=source.license,
+        )
+    return {
+        "name": recipe.name,
+        "release": recipe.version,
+        "base": recipe.base,
+        "targets": recipe.targets,
+        "adapters": adapters,
+        "output": recipe.output,
+        "max_nll_increase": recipe.parity.max_nll_increase,
+    }

@@ -1,0 +1,111 @@
+"""An adapter inside a bundle: its converted file, and the card that says what it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.manifest import AdapterRecord
+
+from edgekit.adapters.convert import to_sockets, write_onnx_adapter
+from edgekit.adapters.peft_dir import PeftAdapter
+from edgekit.building.parity import AdapterFiles
+from edgekit.bundling.write import write_json
+
+_RECIPE_KEYS = (
+    "task", "prompt", "completion", "messages", "text_template", "system", "metrics", "labels",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterSource:
+    """Where an adapter of a bundle comes from.
+
+    Attributes:
+        path: PEFT directory.
+        by_target: Target name to another PEFT directory, for adapters made for one target.
+        prompt: Prompt template; replaces the one in the adapter's own record.
+        defaults: Generation defaults, e.g. ``{"temperature": 0}``.
+        license: SPDX identifier.
+    """
+
+    path: Path
+    by_target: Mapping[str, Path] = field(default_factory=dict)
+    prompt: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    license: str | None = None
+
+    def for_target(self, target: str) -> Path:
+        """The PEFT directory to use on a target."""
+        return self.by_target.get(target, self.path)
+
+
+def write_adapter(
+    root: Path,
+    name: str,
+    source: AdapterSource,
+    adapter: PeftAdapter,
+    contract: SocketContract,
+    target: str,
+) -> AdapterFiles:
+    """Convert one adapter for a target; returns both forms, for the parity gate."""
+    path = root / _file_path(name, source, contract.dtype, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_onnx_adapter(to_sockets(adapter.modules, contract), contract, path)
+    prompts = tuple(str(prompt) for prompt in adapter.record.get("examples") or ())
+    return AdapterFiles(peft=adapter.path, onnx=path, prompts=prompts)
+
+
+def write_card(
+    root: Path,
+    name: str,
+    source: AdapterSource,
+    adapters: Mapping[str, PeftAdapter],
+    dtypes: Mapping[str, str],
+    base_fingerprint: str,
+) -> AdapterRecord:
+    """Write ``adapter.json`` and return the manifest's entry.
+
+    Args:
+        root: The bundle's directory.
+        name: The adapter's name.
+        source: Where it came from.
+        adapters: Target name to the adapter as read for it.
+        dtypes: Target name to the dtype of its sockets.
+        base_fingerprint: The base that it is bound to from here on.
+    """
+    first = next(iter(adapters.values()))
+    record = first.record
+    recipe = {key: record.get(key) for key in _RECIPE_KEYS}
+    if source.prompt is not None:
+        recipe["prompt"] = source.prompt
+    defaults: dict[str, Any] = {}
+    if record.get("max_new_tokens"):
+        defaults["max_new_tokens"] = record["max_new_tokens"]
+    validation = record.get("validation") or {}
+    card = {
+        "schema_version": "1.0",
+        "name": name,
+        "r": first.max_r,
+        "lora_alpha": first.config.get("lora_alpha"),
+        "target_modules": list(first.target_modules),
+        "base_fingerprint": base_fingerprint,
+        "binding": first.binding,
+        "source_digest": {target: adapter.digest for target, adapter in adapters.items()},
+        "license": source.license or record.get("license"),
+        "defaults": defaults | dict(source.defaults),
+        "recipe": recipe,
+        "examples": record.get("examples") or [],
+        "metrics": validation.get("metrics") or {},
+    }
+    path = f"adapters/{name}/adapter.json"
+    write_json(root / path, card)
+    files = {target: _file_path(name, source, dtypes[target], target) for target in adapters}
+    return AdapterRecord(card=path, files=files)
+
+
+def _file_path(name: str, source: AdapterSource, dtype: str, target: str) -> str:
+    """Targets of one dtype share a file, unless the adapter has its own for a target."""
+    own = f"{target}." if target in source.by_target else ""
+    return f"adapters/{name}/{own}{dtype}.onnx_adapter"

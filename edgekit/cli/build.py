@@ -1,0 +1,158 @@
+"""``edgekit build``: recipe or flags to a bundle."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgekit.building.build import BuildReport
+
+_EPILOG = """
+Examples:
+
+  edgekit build bundles/demo/bundle.yaml
+
+  edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
+"""
+
+
+def build_command(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Bundle recipe (YAML); or say it all by flags.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Alias, Hub id, Hugging Face directory, or .gguf file.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="NAME=PATH of a PEFT directory.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Target profile: name or .yaml path.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Bundle directory.")] = None,
+    name: Annotated[str | None, typer.Option(help="Bundle name; the output's by default.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe key: key=value.")
+    ] = None,
+    parity: Annotated[bool, typer.Option(help="Run the parity gate.")] = True,
+    assume_base: Annotated[
+        bool, typer.Option("--assume-base", help="Take adapters that name another base.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch."""
+    from rich.console import Console
+
+    from edgekit.building.build import build
+
+    arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
+    console = Console(stderr=True)
+    with console.status("building …") as status:
+
+        def show(message: str) -> None:
+            status.update(message)
+            if not console.is_terminal:
+                console.print(message, markup=False, highlight=False)
+
+        report = build(
+            **arguments,
+            parity=parity,
+            assume_base=assume_base,
+            overwrite=overwrite,
+            on_message=show,
+        )
+    if json_:
+        typer.echo(json.dumps(_to_json(report)))
+    else:
+        _print(report)
+
+
+def _arguments(
+    recipe: Path | None,
+    base: str | None,
+    adapters: list[str],
+    targets: list[str],
+    output: Path | None,
+    name: str | None,
+    overrides: list[str],
+) -> dict[str, Any]:
+    """What :func:`edgekit.build` is called with; flags win over the recipe."""
+    from edgekit.building.recipe import arguments_of
+    from edgekit.recipes import BundleRecipe, load_recipe
+
+    arguments: dict[str, Any] = {}
+    if recipe is not None:
+        arguments = arguments_of(load_recipe(recipe, BundleRecipe, overrides))
+    elif overrides:
+        raise typer.BadParameter("--set needs a recipe")
+    if base:
+        arguments["base"] = base
+    if output:
+        arguments["output"] = output
+    if targets:
+        arguments["targets"] = tuple(targets)
+    if adapters:
+        arguments["adapters"] = arguments.get("adapters", {}) | _parse_adapters(adapters)
+    missing = [flag for flag in ("base", "output") if flag not in arguments]
+    if missing:
+        flags = " and ".join(f"--{flag}" for flag in missing)
+        raise typer.BadParameter(f"give a recipe, or say {flags}")
+    arguments["name"] = name or arguments.get("name") or arguments["output"].resolve().name
+    return arguments
+
+
+def _parse_adapters(pairs: list[str]) -> dict[str, Any]:
+    from edgekit.bundling.adapters import AdapterSource
+
+    parsed = {}
+    for pair in pairs:
+        key, separator, path = pair.partition("=")
+        if not separator or not key or not path:
+            raise typer.BadParameter(f"--adapter {pair!r}: expected NAME=PATH")
+        if key in parsed:
+            raise typer.BadParameter(f"--adapter {key!r} is given twice")
+        parsed[key] = AdapterSource(path=Path(path))
+    return parsed
+
+
+def _to_json(report: "BuildReport") -> dict[str, Any]:
+    from edgekit.building.build import parity_report
+
+    return {
+        "output": str(report.output),
+        "name": report.manifest.name,
+        "version": report.manifest.version,
+        "digest": report.manifest.digest,
+        "size_bytes": report.size_bytes,
+        "parity": parity_report(report.parity),
+    }
+
+
+def _print(report: "BuildReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for target, figures in report.parity.items():
+        table = Table(title=f"Parity on target '{target}'", title_justify="left")
+        table.add_column("adapter")
+        for heading in ("exact KL", "top-1", "shipping KL", "NLL float", "NLL shipped", "cost"):
+            table.add_column(heading, justify="right")
+        for adapter, figure in figures.items():
+            table.add_row(
+                adapter or "(base)",
+                f"{figure.exact_mean_kl:.1e}",
+                f"{figure.exact_top1:.2%}",
+                f"{figure.shipping_mean_kl:.1e}",
+                f"{figure.nll_float:.3f}",
+                f"{figure.nll_shipping:.3f}",
+                f"{figure.nll_increase:+.3f}",
+            )
+        console.print(table)
+    if not report.parity:
+        console.print("[yellow]unchecked: the parity gate was switched off[/]")
+    size = report.size_bytes / 1e6
+    console.print(f"{report.output}  {size:.1f} MB  {report.manifest.digest}", soft_wrap=True)
