@@ -1,0 +1,352 @@
+"""The engine: one opened bundle on one target, for any number of threads and sessions."""
+
+import json
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit_runtime.adapters import AdapterStatus
+from edgekit_runtime.card import AdapterCard
+from edgekit_runtime.chat import Message, messages_json
+from edgekit_runtime.decoder import Decoder
+from edgekit_runtime.errors import AdapterError, GenerationError
+from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
+from edgekit_runtime.loaded import LoadedTarget
+from edgekit_runtime.sampling import GenerateOptions, Options, resolve_options
+from edgekit_runtime.scoring import Score, score_completions, split_completion, token_log_probs
+from edgekit_runtime.stopping import TextStream
+from edgekit_runtime.targets import choose_target
+from edgekit_runtime.templates import fill_template
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.session import OnFull, Session
+
+
+class Engine:
+    """Generates with the base or any adapter of a bundle; start one with `Bundle.engine`.
+
+    Graphs and adapters are loaded when first needed. Every method may be called from any
+    thread; answers that run at the same time take turns, token by token.
+    """
+
+    def __init__(
+        self,
+        bundle: "Bundle",
+        target: str | None = None,
+        *,
+        threads: int | None = None,
+        adapter_budget_bytes: int,
+        context_length: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self._loaded = LoadedTarget(
+            bundle,
+            choose_target(bundle.manifest, target),
+            threads=threads,
+            adapter_budget_bytes=adapter_budget_bytes,
+            context_length=context_length,
+        )
+
+    @property
+    def target(self) -> str:
+        """Name of the target that runs."""
+        return self._loaded.name
+
+    @property
+    def threads(self) -> int:
+        """Threads for one operator."""
+        return self._loaded.threads
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self._loaded.context_length
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        adapter: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """Answer one prompt.
+
+        Args:
+            prompt: Raw text; exactly one of prompt, messages and inputs is given.
+            messages: A conversation for the base's chat template.
+            inputs: Values for the fields of the adapter's recorded prompt template.
+            adapter: Name of an adapter; None for the base.
+            **options: See `edgekit_runtime.sampling.GenerateOptions`.
+
+        Raises:
+            AdapterError: If the adapter is unknown or does not fit.
+            GenerationError: If the request cannot be run.
+        """
+        return self.stream(
+            prompt, messages=messages, inputs=inputs, adapter=adapter, **options
+        ).finish()
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        adapter: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationStream:
+        """Like `generate`, piece by piece; the request is checked here, the work starts there."""
+        started = time.perf_counter()
+        card = None if adapter is None else self.bundle.adapter_card(adapter)
+        checked = resolve_options(card.defaults if card else {}, options)
+        tokens = self._prompt_tokens(prompt, messages, inputs, card)
+        checked = fit_answer(checked, n_prompt=len(tokens), context_length=self.context_length)
+        outcome = Outcome()
+        return GenerationStream(self._pieces(tokens, adapter, checked, started, outcome), outcome)
+
+    def session(
+        self,
+        adapter: str | None = None,
+        system: str | None = None,
+        *,
+        messages: Sequence[Message] = (),
+        on_full: "OnFull" = "drop_oldest",
+        **options: Unpack[GenerateOptions],
+    ) -> "Session":
+        """Start a conversation.
+
+        Args:
+            adapter: Name of an adapter; None for the base.
+            system: The system message.
+            messages: A conversation to go on with.
+            on_full: What to do when the context is full, see `Session`.
+            **options: Defaults of every turn.
+        """
+        from edgekit_runtime.session import Session
+
+        return Session(
+            self._loaded,
+            adapter=adapter,
+            system=system,
+            messages=messages,
+            on_full=on_full,
+            options=options,
+        )
+
+    def score(
+        self, prompt: str, completions: Sequence[str], *, adapter: str | None = None
+    ) -> list[Score]:
+        """Say how likely each completion is after the prompt.
+
+        Raises:
+            GenerationError: If a text is empty or does not fit the context.
+        """
+        empty = [f"completions[{i}]: empty" for i, text in enumerate(completions) if not text]
+        if empty or not prompt:
+            raise GenerationError(
+                "nothing to score", problems=empty or ["prompt: empty"], hint="Give some text."
+            )
+        tokenizer = self._loaded.tokenizer(adapter=adapter)
+        prompt_tokens = tokenizer.encode(prompt)
+        pairs = [
+            split_completion(prompt_tokens, tokenizer.encode(prompt + text)) for text in completions
+        ]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (prompt_part, _) in enumerate(pairs):
+            groups.setdefault(tuple(prompt_part), []).append(index)
+        longest = max((len(head) + len(tail) for head, tail in pairs), default=0)
+        self._check_scored_length(longest)
+        scores: dict[int, Score] = {}
+        with closing(self._scoring_decoder(adapter, longest)) as decoder:
+            for head, indices in groups.items():
+                tails = [pairs[index][1] for index in indices]
+                scores |= zip(indices, score_completions(decoder, head, tails), strict=True)
+        return [scores[index] for index in range(len(pairs))]
+
+    def token_log_probs(
+        self, token_ids: Sequence[int], *, adapter: str | None = None
+    ) -> NDArray[np.float64]:
+        """Log probability of ``token_ids[i]`` given those before it, for every i from 1.
+
+        Raises:
+            GenerationError: If there are fewer than two tokens, or more than the context holds.
+        """
+        tokens = [int(token) for token in token_ids]
+        if len(tokens) < 2 or min(tokens) < 0:
+            raise GenerationError(
+                f"expected at least two token ids, none below 0, got {len(tokens)}",
+                hint="Use Engine.tokenize.",
+            )
+        self._check_scored_length(len(tokens))
+        with closing(self._scoring_decoder(adapter, len(tokens))) as decoder:
+            return token_log_probs(decoder, tokens)
+
+    def load_adapter(self, name: str, *, pin: bool = False) -> None:
+        """Load an adapter ahead of its first use.
+
+        Args:
+            name: Its name.
+            pin: Keep it loaded whatever the budget says.
+
+        Raises:
+            AdapterError: If it is unknown, changed, does not fit, or finds no room.
+        """
+        self._loaded.pool().load(name, pin=pin)
+
+    def unload_adapter(self, name: str) -> None:
+        """Unload an adapter, pinned or not.
+
+        Raises:
+            AdapterError: If it is unknown or in use.
+        """
+        self._loaded.pool().unload(name)
+
+    def pin_adapter(self, name: str) -> None:
+        """Load an adapter and keep it loaded."""
+        self.load_adapter(name, pin=True)
+
+    def unpin_adapter(self, name: str) -> None:
+        """Let a pinned adapter be unloaded when room is needed."""
+        self._loaded.pool().unpin(name)
+
+    def adapters(self) -> list[AdapterStatus]:
+        """Every adapter of the bundle that was built for this target."""
+        names = self.bundle.manifest.adapters
+        return [
+            self._loaded.adapter_status(name)
+            for name in sorted(names)
+            if self.target in names[name].files
+        ]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return self._loaded.tokenizer().encode(text)
+
+    def apply_chat_template(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """Render a conversation as the base expects it, ready for its answer.
+
+        Args:
+            messages: The conversation.
+            tools: JSON descriptions of functions; the template must know what to do with them.
+        """
+        described = None if tools is None else json.dumps(list(tools), ensure_ascii=False)
+        return self._loaded.tokenizer().apply_chat_template(messages_json(messages), described)
+
+    def close(self) -> None:
+        """Free everything. Answers that still run fail with a clear error."""
+        self._loaded.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _prompt_tokens(
+        self,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        inputs: Mapping[str, str] | None,
+        card: AdapterCard | None,
+    ) -> list[int]:
+        given = {"prompt": prompt, "messages": messages, "inputs": inputs}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise GenerationError(
+                "expected exactly one of prompt, messages and inputs, "
+                f"got {' and '.join(names) or 'none'}"
+            )
+        tokenizer = self._loaded.tokenizer(adapter=card.name if card else None)
+        if messages is not None:
+            rendered = tokenizer.apply_chat_template(messages_json(messages), None)
+            return tokenizer.encode_chat(rendered)
+        if inputs is not None:
+            prompt = _filled(card, inputs)
+        if not isinstance(prompt, str):
+            raise GenerationError(f"prompt: expected str, got {type(prompt).__name__}")
+        return tokenizer.encode(prompt)
+
+    def _pieces(
+        self,
+        tokens: list[int],
+        adapter: str | None,
+        options: Options,
+        started: float,
+        outcome: Outcome,
+    ) -> Generator[str, None, None]:
+        decoder = self._loaded.decoder(
+            adapter=adapter,
+            capacity_tokens=len(tokens) + options.max_new_tokens,
+            constraint=options.constraint,
+        )
+        tokenizer = self._loaded.tokenizer()
+        with closing(decoder):
+            run = Run(
+                decoder,
+                prompt=tokens,
+                n_cached=0,
+                options=options,
+                text=TextStream(tokenizer.stream().decode, options.stop),
+                eos_ids=tokenizer.eos_ids,
+                started=started,
+                adapter=adapter,
+            )
+            yield from run.pieces(outcome)
+
+    def _check_scored_length(self, n_tokens: int) -> None:
+        if n_tokens > self.context_length:
+            raise GenerationError(
+                "the text is too long for the context",
+                problems=[f"expected at most {self.context_length} tokens, got {n_tokens}"],
+                hint="Score it in windows.",
+            )
+
+    def _scoring_decoder(self, adapter: str | None, n_tokens: int) -> Decoder:
+        return self._loaded.decoder(adapter=adapter, capacity_tokens=n_tokens, kind="score")
+
+
+def fit_answer(options: Options, *, n_prompt: int, context_length: int) -> Options:
+    """Shorten the longest answer to what the context leaves.
+
+    Raises:
+        GenerationError: If the prompt is empty or leaves no room for a single token.
+    """
+    if n_prompt == 0:
+        raise GenerationError("the prompt is empty", hint="Give at least one character.")
+    if n_prompt >= context_length:
+        raise GenerationError(
+            "the prompt is too long for the context",
+            problems=[f"expected at most {context_length - 1} tokens, got {n_prompt}"],
+            hint="Shorten it, or build the target with a longer context_length.",
+        )
+    return replace(options, max_new_tokens=min(options.max_new_tokens, context_length - n_prompt))
+
+
+def _filled(card: AdapterCard | None, inputs: Mapping[str, str]) -> str:
+    if card is None:
+        raise GenerationError(
+            "inputs fill an adapter's prompt template, and no adapter is active",
+            hint="Name an adapter, or use prompt= or messages=.",
+        )
+    if card.prompt_template is None:
+        raise AdapterError(
+            f"adapter {card.name!r} records no prompt template",
+            hint="Use prompt= with the text that it was trained on, or messages=.",
+        )
+    return fill_template(card.prompt_template, inputs, where=f"the prompt of {card.name!r}")

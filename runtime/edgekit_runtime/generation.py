@@ -1,0 +1,246 @@
+"""One answer: the loop that makes it, the stream that shows it, the record that is left."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from edgekit_runtime.decoder import Decoder
+from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.sampling import Options, sampler_for
+from edgekit_runtime.stopping import TextStream
+
+FinishReason = Literal["stop", "stop_string", "length", "cancelled", "timeout"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one answer.
+
+    Attributes:
+        prompt_tokens: Length of the prompt.
+        completion_tokens: Length of the answer, without the end-of-text token.
+        cached_tokens: How many of the prompt's tokens were in the cache already.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """Times of one answer.
+
+    Attributes:
+        ttft_ms: From the request to the first token, loading included; None without a token.
+        total_ms: From the request to the end.
+        load_ms: Share of it for loading graph and adapter and allocating the cache.
+        prefill_tokens_per_s: Prompt tokens that were run, in a second; None if unknown.
+        decode_tokens_per_s: Tokens after the first, in a second, without the time in which
+            the caller held the stream; None if unknown.
+    """
+
+    ttft_ms: float | None
+    total_ms: float
+    load_ms: float
+    prefill_tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """An answer; its ``str()`` is the text.
+
+    Attributes:
+        token_ids: All generated tokens, also those of a stop string; not the end-of-text token.
+        finish_reason: "stop" (the model ended it), "stop_string", "length", "cancelled",
+            "timeout".
+        adapter: The adapter that was active, or None for the base.
+        dropped_turns: Turns that a session left out to make room in the context.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    adapter: str | None
+    dropped_turns: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self) | {"token_ids": list(self.token_ids)}
+
+
+class Outcome:
+    """Where a run leaves its answer."""
+
+    def __init__(self) -> None:
+        self.result: Generation | None = None
+
+
+class Run:
+    """Makes one answer on a decoder that holds the first ``n_cached`` tokens of the prompt.
+
+    Args:
+        started: `time.perf_counter` at the request.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        prompt: Sequence[int],
+        n_cached: int,
+        options: Options,
+        text: TextStream,
+        eos_ids: frozenset[int],
+        started: float,
+        adapter: str | None,
+        dropped_turns: int = 0,
+    ) -> None:
+        self._decoder = decoder
+        self._prompt = prompt
+        self._n_cached = n_cached
+        self._options = options
+        self._text = text
+        self._eos_ids = eos_ids
+        self._started = started
+        self._load_s = time.perf_counter() - started
+        self._adapter = adapter
+        self._dropped_turns = dropped_turns
+        self._sampler = sampler_for(options)
+        self._tokens: list[int] = []
+        self._prefill_s = 0.0
+        self._first_at: float | None = None
+        self._decode_s = 0.0
+
+    def pieces(self, outcome: Outcome) -> Generator[str, None, None]:
+        """Yield the text as it comes; the outcome is there once this has ended or was closed."""
+        try:
+            reason = self._prefill()
+            while reason is None:
+                reason, piece = self._step()
+                if piece:
+                    yield piece
+            tail = self._text.finish()
+        except (GeneratorExit, KeyboardInterrupt):
+            self._text.finish()
+            outcome.result = self._record("cancelled")
+            raise
+        outcome.result = self._record(reason)
+        if tail:
+            yield tail
+
+    def _interrupted(self) -> FinishReason | None:
+        options = self._options
+        if options.cancel is not None and options.cancel.is_set():
+            return "cancelled"
+        elapsed = time.perf_counter() - self._started
+        if options.timeout_s is not None and elapsed > options.timeout_s:
+            return "timeout"
+        return None
+
+    def _prefill(self) -> FinishReason | None:
+        before = time.perf_counter()
+        new = self._prompt[self._n_cached :]
+        reason: FinishReason | None = self._decoder.append(new, self._interrupted)
+        self._prefill_s = time.perf_counter() - before
+        return reason
+
+    def _step(self) -> tuple[FinishReason | None, str]:
+        """Generate one token; return why it was the last, if so, and the text it brings."""
+        if reason := self._interrupted():
+            return reason, ""
+        before = time.perf_counter()
+        token = self._decoder.next(self._sampler)
+        now = time.perf_counter()
+        if self._first_at is None:
+            self._first_at = now
+        else:
+            self._decode_s += now - before
+        if token in self._eos_ids:
+            return "stop", ""
+        self._tokens.append(token)
+        piece = self._text.push(token)
+        if self._text.stopped:
+            return "stop_string", piece
+        is_full = len(self._tokens) >= self._options.max_new_tokens
+        return ("length" if is_full else None), piece
+
+    def _record(self, reason: FinishReason) -> Generation:
+        total_s = time.perf_counter() - self._started
+        n_run, n_decoded = len(self._prompt) - self._n_cached, len(self._tokens) - 1
+        is_prefilled = self._first_at is not None and self._prefill_s > 0
+        return Generation(
+            text=self._text.text,
+            token_ids=tuple(self._tokens),
+            finish_reason=reason,
+            usage=Usage(
+                prompt_tokens=len(self._prompt),
+                completion_tokens=len(self._tokens),
+                cached_tokens=self._n_cached,
+            ),
+            timings=Timings(
+                ttft_ms=None if self._first_at is None else (self._first_at - self._started) * 1e3,
+                total_ms=total_s * 1e3,
+                load_ms=self._load_s * 1e3,
+                prefill_tokens_per_s=n_run / self._prefill_s if is_prefilled else None,
+                decode_tokens_per_s=n_decoded / self._decode_s
+                if n_decoded > 0 and self._decode_s > 0
+                else None,
+            ),
+            adapter=self._adapter,
+            dropped_turns=self._dropped_turns,
+        )
+
+
+class GenerationStream(Iterator[str]):
+    """The pieces of an answer as they come.
+
+    Nothing runs before the first piece is asked for. Closing it early, by `close` or the end
+    of a ``with`` block, stops the answer; `result` then holds what there was.
+    """
+
+    def __init__(self, pieces: Generator[str, None, None], outcome: Outcome) -> None:
+        self._pieces = pieces
+        self._outcome = outcome
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop here."""
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def result(self) -> Generation:
+        """The whole answer.
+
+        Raises:
+            GenerationError: While the answer is not complete.
+        """
+        if self._outcome.result is None:
+            raise GenerationError(
+                "the answer is not complete", hint="Read the stream to its end, or close it, first."
+            )
+        return self._outcome.result
+
+    def finish(self) -> Generation:
+        """Read to the end and return the whole answer."""
+        for _ in self:
+            pass
+        return self.result

@@ -1,0 +1,199 @@
+"""A target in memory: its graphs, tokenizer and adapter pools, each loaded when first needed."""
+
+import json
+import weakref
+from typing import TYPE_CHECKING, Literal
+
+from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus
+from edgekit_runtime.constraints import Constraint
+from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.decoder import Decoder
+from edgekit_runtime.errors import AdapterError, BundleError, GenerationError, TargetError
+from edgekit_runtime.locking import TurnLock
+from edgekit_runtime.native import Graph, Tokenizer, default_threads
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import Bundle
+
+GraphKind = Literal["base", "model", "score"]
+
+
+class LoadedTarget:
+    """What an engine and its sessions share.
+
+    Args:
+        bundle: The bundle.
+        name: One of its targets, which works here.
+        threads: Threads for one operator, or None for the default.
+        adapter_budget_bytes: Budget of each graph's adapter pool.
+        context_length: Shorter context than the target's, or None.
+    """
+
+    def __init__(
+        self,
+        bundle: "Bundle",
+        name: str,
+        *,
+        threads: int | None,
+        adapter_budget_bytes: int,
+        context_length: int | None,
+    ) -> None:
+        self.bundle = bundle
+        self.name = name
+        self.record = bundle.manifest.targets[name]
+        self.threads = default_threads() if threads is None else threads
+        longest = self.record.context_length
+        self.context_length = longest if context_length is None else context_length
+        _check_settings(self.threads, adapter_budget_bytes, self.context_length, longest)
+        self.lock = TurnLock()
+        self._budget_bytes = adapter_budget_bytes
+        self._graphs: dict[GraphKind, Graph] = {}
+        self._pools: dict[GraphKind, AdapterPool] = {}
+        self._tokenizer: Tokenizer | None = None
+        self._decoders: weakref.WeakSet[Decoder] = weakref.WeakSet()
+        self._is_closed = False
+
+    def tokenizer(self, *, adapter: str | None = None) -> Tokenizer:
+        """The tokenizer; loads the graph that a request for this adapter needs, if none is."""
+        with self.lock:
+            self._check_open()
+            if self._tokenizer is None:
+                kind: GraphKind = "base" if adapter is None else "model"
+                graph = next(iter(self._graphs.values()), None) or self.graph(kind)
+                self._tokenizer = graph.new_tokenizer()
+            return self._tokenizer
+
+    def graph(self, kind: GraphKind) -> Graph:
+        """A graph of the target."""
+        with self.lock:
+            self._check_open()
+            if kind not in self._graphs:
+                self._graphs[kind] = Graph(
+                    folder=self.bundle.path / self.record.path,
+                    filename=self._filename(kind),
+                    threads=self.threads,
+                    lock=self.lock,
+                )
+            return self._graphs[kind]
+
+    def pool(self, kind: GraphKind = "model") -> AdapterPool:
+        """The adapters of a graph with sockets."""
+        with self.lock:
+            if kind not in self._pools:
+                self._pools[kind] = AdapterPool(
+                    self.graph(kind),
+                    contract=self._contract(),
+                    find=self.adapter_source,
+                    budget_bytes=self._budget_bytes,
+                )
+            return self._pools[kind]
+
+    def decoder(
+        self,
+        *,
+        adapter: str | None,
+        capacity_tokens: int,
+        constraint: Constraint | None = None,
+        kind: GraphKind | None = None,
+        ignore_eos: bool = False,
+    ) -> Decoder:
+        """A fresh decoder: the base graph without an adapter, the socketed graph with one."""
+        with self.lock:
+            kind = kind or ("base" if adapter is None else "model")
+            graph = self.graph(kind)
+            lease = None if adapter is None else self.pool(kind).acquire(adapter)
+            try:
+                decoder = Decoder(
+                    graph,
+                    limit_tokens=self.context_length,
+                    capacity_tokens=capacity_tokens,
+                    lease=lease,
+                    constraint=constraint,
+                    ignore_eos=ignore_eos,
+                )
+            except BaseException:
+                if lease is not None:
+                    lease.release()
+                raise
+            self._decoders.add(decoder)
+            return decoder
+
+    def adapter_source(self, name: str) -> AdapterSource:
+        """Where an adapter's tensors for this target lie.
+
+        Raises:
+            AdapterError: If it is unknown, of another base, or not built for this target.
+        """
+        self.bundle.adapter_card(name)
+        files = self.bundle.manifest.adapters[name].files
+        if self.name not in files:
+            raise AdapterError(
+                f"adapter {name!r} has no file for target {self.name!r}",
+                problems=[f"it has: {', '.join(sorted(files)) or 'none'}"],
+                hint="Build the bundle again with both.",
+            )
+        record = self.bundle.record(files[self.name])
+        return AdapterSource(
+            name=name,
+            path=self.bundle.path / record.path,
+            digest=record.digest,
+            size_bytes=record.size_bytes,
+        )
+
+    def adapter_status(self, name: str) -> AdapterStatus:
+        """How an adapter stands; loads nothing."""
+        with self.lock:
+            if "model" in self._pools:
+                return self._pools["model"].status(name)
+            size_bytes = self.adapter_source(name).size_bytes
+            return AdapterStatus(
+                name=name, loaded=False, pinned=False, in_use=0, size_bytes=size_bytes
+            )
+
+    def close(self) -> None:
+        """Free everything: generators first, then adapters, then graphs."""
+        with self.lock:
+            self._is_closed = True
+            for decoder in list(self._decoders):
+                decoder.close()
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()
+            self._tokenizer = None
+            self._graphs.clear()
+
+    def _contract(self) -> SocketContract:
+        problems: list[str] = []
+        contract = SocketContract.from_dict(
+            json.loads(self.bundle.read(self.record.sockets)), problems
+        )
+        if problems:
+            raise BundleError(f"{self.record.sockets} is malformed", problems=problems)
+        return contract
+
+    def _filename(self, kind: GraphKind) -> str:
+        if kind not in self.record.graphs:
+            raise TargetError(
+                f"target {self.name!r} has no {kind!r} graph",
+                problems=[f"it has: {', '.join(sorted(self.record.graphs))}"],
+                hint="Build the bundle again.",
+            )
+        return self.record.graphs[kind]
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise GenerationError(
+                "the engine is closed", hint="Use it inside its `with` block, or open another."
+            )
+
+
+def _check_settings(threads: int, budget_bytes: int, context_length: int, longest: int) -> None:
+    problems = []
+    if threads < 1:
+        problems.append(f"threads: expected at least 1, got {threads}")
+    if budget_bytes < 0:
+        problems.append(f"adapter_budget_bytes: expected at least 0, got {budget_bytes}")
+    if not 2 <= context_length <= longest:
+        problems.append(f"context_length: expected 2 to {longest}, got {context_length}")
+    if problems:
+        raise TargetError("the engine's settings are wrong", problems=problems)

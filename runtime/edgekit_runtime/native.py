@@ -1,0 +1,150 @@
+"""The one door to onnxruntime-genai: loads a graph of a target and its tokenizer."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit_runtime.errors import GenerationError, TargetError
+from edgekit_runtime.locking import TurnLock
+
+_log = logging.getLogger(__name__)
+
+
+def load_genai() -> Any:
+    """Import onnxruntime-genai with its telemetry off."""
+    import onnxruntime_genai
+
+    # The environment variable comes too late where the program imported genai before us.
+    onnxruntime_genai.disable_telemetry_events()
+    return onnxruntime_genai
+
+
+def default_threads() -> int:
+    """Threads for one engine: the cores that this process may use, at most eight.
+
+    Decoding is bound by memory bandwidth: more threads than that cost more than they bring.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(usable or 1, 8))
+
+
+class Graph:
+    """One loaded graph of a target.
+
+    Args:
+        folder: The target's directory.
+        filename: The graph in it.
+        threads: Threads for one operator.
+        lock: Guards every native call on this engine.
+    """
+
+    def __init__(self, *, folder: Path, filename: str, threads: int, lock: TurnLock) -> None:
+        started = time.perf_counter()
+        self.lock = lock
+        self.filename = filename
+        self._genai = load_genai()
+        options = {"intra_op_num_threads": threads}
+        overlay = {"model": {"decoder": {"filename": filename, "session_options": options}}}
+        try:
+            config = self._genai.Config(str(folder))
+            config.overlay(json.dumps(overlay))
+            self._model = self._genai.Model(config)
+        except RuntimeError as err:
+            raise TargetError(
+                f"{folder.name}/{filename} cannot be loaded",
+                problems=[str(err).strip()],
+                hint="Check the bundle: edgekit bundle verify; if it is sound, build it again.",
+            ) from err
+        _log.debug("loaded %s in %.0f ms", filename, (time.perf_counter() - started) * 1e3)
+
+    def new_generator(
+        self, *, max_length: int, guidance: tuple[str, str] | None = None, ignore_eos: bool = False
+    ) -> Any:
+        """A generator with a key-value cache for ``max_length`` tokens.
+
+        Args:
+            max_length: Most tokens that it holds.
+            guidance: Kind and text of a grammar.
+            ignore_eos: Never end by an end-of-text token.
+
+        Raises:
+            RuntimeError: As genai does, for a grammar that it does not take.
+        """
+        params = self._genai.GeneratorParams(self._model)
+        min_length = max_length if ignore_eos else 0
+        params.set_search_options(max_length=max_length, min_length=min_length, do_sample=False)
+        if guidance:
+            params.set_guidance(*guidance)
+        return self._genai.Generator(self._model, params)
+
+    def new_adapters(self) -> Any:
+        """An empty container for this graph's adapters."""
+        return self._genai.Adapters(self._model)
+
+    def new_tokenizer(self) -> "Tokenizer":
+        """The target's tokenizer."""
+        return Tokenizer(self._genai.Tokenizer(self._model), self.lock)
+
+
+class Tokenizer:
+    """Text to tokens and back, and the chat template."""
+
+    def __init__(self, native: Any, lock: TurnLock) -> None:
+        self._native = native
+        self._lock = lock
+        self.eos_ids = frozenset(int(token) for token in native.eos_token_ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, with what the tokenizer puts before it.
+
+        Raises:
+            GenerationError: For text that the tokenizer would cut short or cannot take.
+        """
+        if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+            raise GenerationError(
+                "the text holds a NUL or half a surrogate pair, which is no text",
+                hint="Remove it; decode bytes with errors='replace'.",
+            )
+        with self._lock:
+            return [int(token) for token in self._native.encode(text)]
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Tokens of a filled chat template, which often brings its own beginning-of-text token."""
+        tokens = self.encode(text)
+        if len(tokens) > 1 and tokens[0] == tokens[1] == int(self._native.bos_token_id):
+            return tokens[1:]
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of some tokens, without special ones."""
+        with self._lock:
+            return str(self._native.decode(np.asarray(tokens, dtype=np.int32)))
+
+    def stream(self) -> Any:
+        """An incremental decoder."""
+        return self._native.create_stream()
+
+    def apply_chat_template(self, messages: str, tools: str | None) -> str:
+        """Fill the chat template with messages as JSON.
+
+        Raises:
+            GenerationError: If there is no template, or it refuses.
+        """
+        extra = {"tools": tools} if tools is not None else {}
+        try:
+            with self._lock:
+                return str(
+                    self._native.apply_chat_template(messages, add_generation_prompt=True, **extra)
+                )
+        except RuntimeError as err:
+            raise GenerationError(
+                "the chat template cannot be filled",
+                problems=[str(err).strip()],
+                hint="A base without a chat template takes raw text: prompt=...",
+            ) from err
