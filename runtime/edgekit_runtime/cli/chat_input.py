@@ -112,8 +112,8 @@ def complete(text: str, words: Mapping[str, Sequence[str]]) -> list[tuple[str, i
 
 
 def history_file(cache_dir: Path) -> Path:
-    """Where typed lines are kept between chats."""
-    return cache_dir / "edgekit-runtime" / "chat_history"
+    """Where typed lines are kept between chats, in the runtime's cache directory."""
+    return cache_dir / "chat_history"
 
 
 def _create_private(path: Path) -> None:

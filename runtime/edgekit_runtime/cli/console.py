@@ -1,6 +1,7 @@
 """What the commands share about terminals: safe text, sizes, tables, JSON."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 # Everything that a terminal could obey: C0 but tab and newline, DEL, C1.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# A pipe has no width; rich would take 80 columns and cut paths.
+_PIPE_WIDTH = 120
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -45,7 +48,10 @@ def console(*, stderr: bool = False) -> "Console":
     """A rich console on the stream of this moment; plain where it is no terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = _PIPE_WIDTH
+    return found
 
 
 def show_size(n_bytes: int) -> str:

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.cli.console import add_row, console, new_table, show_size, write_json
+from edgekit_runtime.cli.console import (
+    add_row,
+    console,
+    new_table,
+    printable,
+    show_size,
+    write_json,
+)
 from edgekit_runtime.cli.options import BundleArgument, JsonOption
 
 if TYPE_CHECKING:
@@ -69,17 +76,17 @@ def _size(manifest: "Manifest", prefix: str) -> int:
 def _show(described: Mapping[str, Any]) -> None:
     out = console()
     base = described["base"]
-    head = new_table(None, ["", ""])
-    head.show_header, head.box = False, None
-    add_row(head, "bundle", f"{described['name']} {described['version']}")
-    add_row(head, "digest", described["digest"])
-    add_row(head, "base", f"{base['name']}  ({base['architecture']}, {base['source']})")
-    add_row(head, "fingerprint", base["fingerprint"])
-    add_row(head, "licence", base["license"] or "not declared")
-    add_row(
-        head, "size", f"{show_size(described['total_bytes'])} in {len(described['files'])} files"
-    )
-    out.print(head)
+    head = {
+        "bundle": f"{described['name']} {described['version']}",
+        "digest": described["digest"],
+        "base": f"{base['name']} ({base['architecture']}, {base['source']})",
+        "fingerprint": base["fingerprint"],
+        "licence": base["license"] or "not declared",
+        "size": f"{show_size(described['total_bytes'])} in {len(described['files'])} files",
+    }
+    # Not a table: a digest is to be copied whole, however narrow the terminal is.
+    for label, value in head.items():
+        out.print(f"{label:<11}  {printable(value)}", markup=False, soft_wrap=True)
     out.print()
     out.print(_targets_table(described["targets"]))
     if described["adapters"]:
@@ -94,7 +101,7 @@ def _targets_table(targets: Mapping[str, Any]) -> Any:
         add_row(
             table,
             name,
-            target["execution_provider"],
+            target["execution_provider"].removesuffix("ExecutionProvider"),
             _quantization(target["quantization"]),
             target["adapter_mechanism"],
             f"{target['context_length']:,}",
@@ -122,7 +129,7 @@ def _adapters_table(adapters: Mapping[str, Any]) -> Any:
             name,
             str(adapter["r"]),
             recipe.get("task") or "–",
-            ", ".join(adapter["target_modules"]),
+            " ".join(module.removesuffix("_proj") for module in adapter["target_modules"]),
             adapter["binding"],
             ", ".join(adapter["files"]),
             _metrics(adapter.get("metrics") or {}),

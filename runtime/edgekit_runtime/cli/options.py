@@ -57,8 +57,8 @@ TopKOption = Annotated[
     typer.Option(
         "--top-k",
         metavar="K",
-        min=1,
-        help="Sample from the K likeliest.",
+        min=0,
+        help="Sample from the K likeliest; 0: from all.",
         rich_help_panel=_SAMPLING,
     ),
 ]
