@@ -38,8 +38,8 @@ def check_fit(
     if needed > profile.memory_budget_bytes:
         problems.append(
             f"target '{profile.name}': needs {needed / _GIB:.2f} GiB "
-            f"(weights {weights / _GIB:.2f}, key-value cache for {profile.context_length} tokens {cache / _GIB:.2f}, adapters "
-            f"{plugged / _GIB:.2f}), its memory_budget_bytes is "
+            f"(weights {weights / _GIB:.2f}, key-value cache for {profile.context_length} tokens "
+            f"{cache / _GIB:.2f}, adapters {plugged / _GIB:.2f}), its memory_budget_bytes is "
             f"{profile.memory_budget_bytes / _GIB:.2f} GiB"
         )
     float_bytes = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
@@ -79,16 +79,14 @@ def weight_bytes(base: Base, profile: TargetProfile) -> int:
 
 def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the float32 key-value cache for the target's whole context."""
-    from optimum.utils import NormalizedConfigManager
+    from optimum.utils import NormalizedTextConfigWithGQA
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(base.path)
-    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-    heads = getattr(normalized, "num_key_value_heads", None) or normalized.num_attention_heads
-    size = getattr(config, "head_dim", None) or (
-        normalized.hidden_size // normalized.num_attention_heads
-    )
-    return int(2 * normalized.num_layers * heads * size * 4 * profile.context_length)
+    sizes = NormalizedTextConfigWithGQA(config)
+    head_size = getattr(config, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    elements = 2 * sizes.num_layers * sizes.num_key_value_heads * head_size
+    return int(elements * 4 * profile.context_length)
 
 
 def _config(base: Base) -> dict[str, Any]:

@@ -391,12 +391,12 @@ def _graphs(target: Path, threads: int) -> Iterator[_Graphs]:
         model = ir.load(target / "score.onnx")
         set_accuracy_level(model, 1)
         ir.save(model, exact)
-        sessions = [
+        score, exact_score, last = (
             ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
             for path in (target / "score.onnx", exact, target / "model.onnx")
-        ]
+        )
         config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
-        yield _Graphs(*sessions, head_size=config["model"]["decoder"]["head_size"])
+        yield _Graphs(score, exact_score, last, config["model"]["decoder"]["head_size"])
     finally:
         exact.unlink(missing_ok=True)
 

@@ -1,0 +1,91 @@
+"""Fixtures that the whole suite shares: tiny bases, adapters, and a bundle built from them."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import make_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's caches; EDGEKIT_TEST_CACHE keeps one between runs."""
+    kept = os.environ.get("EDGEKIT_TEST_CACHE")
+    cache = Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(cache / "edgekit"))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama as a Hugging Face directory."""
+    return make_tiny_model(tmp_path_factory.mktemp("base") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def alpha_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rank 4 on all linears, with the record that ``edgekit train`` writes."""
+    from edgekit.bases import fingerprint_of
+    from tests.peft_adapters import make_peft_adapter
+
+    path = tmp_path_factory.mktemp("adapters") / "alpha"
+    make_peft_adapter(tiny_base, path, seed=1)
+    record = {
+        "schema_version": "1.0",
+        "base": {"name": "tiny-llama", "source": "test", "fingerprint": fingerprint_of(tiny_base)},
+        "task": "generation",
+        "prompt": "Q: {text}\nA:",
+        "completion": " {answer}",
+        "messages": None,
+        "text_template": None,
+        "system": None,
+        "metrics": ["exact_match"],
+        "labels": None,
+        "max_new_tokens": 8,
+        "examples": ["Q: where is my card\nA:", "Q: turn on the light\nA:"],
+        "license": "apache-2.0",
+        "validation": {"n_rows": 2, "metrics": {"exact_match": 0.5}},
+    }
+    (path / "edgekit.json").write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def beta_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rank 8 on three kinds of linears, by plain peft, with no record."""
+    from tests.peft_adapters import make_peft_adapter
+
+    path = tmp_path_factory.mktemp("adapters") / "beta"
+    return make_peft_adapter(
+        tiny_base, path, seed=2, r=8, target_modules=["q_proj", "v_proj", "down_proj"]
+    )
+
+
+@pytest.fixture(scope="session")
+def built_tiny_bundle(
+    tiny_base: Path,
+    alpha_adapter: Path,
+    beta_adapter: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A real bundle of the tiny base with both adapters; read only, copy before changing it."""
+    from edgekit.building.build import build
+    from edgekit.bundling.adapters import AdapterSource
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    build(
+        name="tiny",
+        base=str(tiny_base),
+        output=output,
+        adapters={
+            "alpha": AdapterSource(path=alpha_adapter),
+            "beta": AdapterSource(path=beta_adapter),
+        },
+    )
+    return output
