@@ -1,13 +1,26 @@
 """What an answer may be: a JSON schema, a regular expression, or a choice."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgekit_runtime.errors import GenerationError
 
 _OPTION_OF = {"json_schema": "schema", "regex": "regex", "lark_grammar": "choices"}
+_HINTS = {
+    "json_schema": "See llguidance's documentation for the part of JSON Schema that is supported.",
+    "regex": "The syntax is that of Rust's regex crate: no look-around, no back references.",
+    "lark_grammar": "Give plain strings.",
+}
+_PREFIX = "Error creating grammar: "
+_SCHEMA_KEYS = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+
+# Left free, small models fill the answer with white space; this is how json.dumps writes.
+_GUIDANCE_KEY = "x-guidance"
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,15 +35,54 @@ class Constraint:
     kind: Literal["json_schema", "regex", "lark_grammar"]
     data: str
 
-    def refusal(self, error: Exception) -> GenerationError:
-        """The error for a grammar that the native sampler does not take."""
-        reason = str(error).removeprefix("Error creating grammar: ").strip()
-        name = _OPTION_OF[self.kind]
+    def refusal(self, error: str, refused: Callable[["Constraint"], str | None]) -> GenerationError:
+        """The error for a grammar that the native sampler does not take.
+
+        Args:
+            error: What the native sampler says.
+            refused: Says why another grammar is refused, to find the place in a schema.
+        """
+        name, reason = _OPTION_OF[self.kind], _reason(error)
+        place = name
+        if self.kind == "json_schema":
+            place = _bad_place(json.loads(self.data), name, reason, refused)
         return GenerationError(
             f"the {name} cannot be followed",
-            problems=[f"{name}: {line}" for line in reason.splitlines() if line.strip()],
-            hint="Supported: see docs/reference, 'structured output'.",
+            problems=[f"{place}: {reason}"],
+            hint=_HINTS[self.kind],
         )
+
+
+def _reason(error: str) -> str:
+    """The one line that says it; a refused regular expression comes as a drawing."""
+    lines = [line.strip() for line in error.removeprefix(_PREFIX).splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (told or lines or ["refused without a reason"])[0]
+
+
+def _bad_place(
+    schema: object, place: str, reason: str, refused: Callable[[Constraint], str | None]
+) -> str:
+    """Walk down to the smallest part of a schema that is refused for the same reason."""
+    for name, part in _parts(schema):
+        grammar = Constraint(kind="json_schema", data=json.dumps(part))
+        error = refused(grammar)
+        if error is not None and _reason(error) == reason:
+            return _bad_place(part, f"{place}.{name}", reason, refused)
+    return place
+
+
+def _parts(schema: object) -> Iterator[tuple[str, object]]:
+    """The schemas that a schema is made of."""
+    if not isinstance(schema, dict):
+        return
+    for key, value in schema.items():
+        if key in _SCHEMA_KEYS and isinstance(value, dict):
+            yield key, value
+        elif key in _SCHEMA_MAPS and isinstance(value, dict):
+            yield from ((f"{key}.{name}", part) for name, part in value.items())
+        elif key in _SCHEMA_LISTS and isinstance(value, list):
+            yield from ((f"{key}[{index}]", part) for index, part in enumerate(value))
 
 
 def read_constraint(
@@ -60,7 +112,7 @@ def _schema(schema: object, problems: list[str]) -> Constraint | None:
         problems.append(f"schema: expected a JSON object, got {type(schema).__name__}")
         return None
     try:
-        data = json.dumps(dict(schema), ensure_ascii=False)
+        data = json.dumps({_GUIDANCE_KEY: _LAYOUT} | dict(schema), ensure_ascii=False)
     except (TypeError, ValueError) as err:
         problems.append(f"schema: no JSON: {err}")
         return None

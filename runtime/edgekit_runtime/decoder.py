@@ -1,6 +1,7 @@
 """A decoder: one key-value cache on one graph under one adapter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -130,7 +131,8 @@ class Decoder:
                 adjusted = sampler.adjust(logits.reshape(-1), tokens)
                 generator.set_logits(adjusted.reshape(logits.shape))
             n_before = int(generator.token_count())
-            generator.generate_next_token()
+            with _translated():
+                generator.generate_next_token()
             # The step has run what was generated before it; its own token is not in the cache.
             self._n_settled = n_before
             return int(generator.get_next_tokens()[0])
@@ -163,7 +165,8 @@ class Decoder:
             generator = self._open()
             # genai 0.18 appends wrongly right after a generated token, whose keys and values
             # are not in the cache yet; keep_prefix() never leaves the cache in that state.
-            generator.append_tokens(np.asarray(tokens, dtype=np.int32))
+            with _translated():
+                generator.append_tokens(np.asarray(tokens, dtype=np.int32))
             self._n_settled += len(tokens)
 
     def _open(self) -> Any:
@@ -182,8 +185,10 @@ class Decoder:
             )
         except RuntimeError as err:
             if self._constraint is None:
-                raise
-            raise self._constraint.refusal(err) from err
+                raise _failure("no key-value cache can be made", err) from err
+            raise self._constraint.refusal(str(err), self._graph.refusal_of) from err
+        except MemoryError as err:
+            raise _failure(f"no memory for {self.capacity_tokens} tokens", err) from err
         if self._lease is not None:
             self._lease.activate(generator)
         return generator
@@ -205,6 +210,23 @@ class Decoder:
         for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):
             self._append_piece(tokens[start : start + PREFILL_CHUNK_TOKENS])
         return self._generator
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the native code raises into an error of ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as err:
+        raise _failure("the graph failed", err) from err
+
+
+def _failure(what: str, err: Exception) -> GenerationError:
+    return GenerationError(
+        what,
+        problems=[str(err).strip() or "out of memory"],
+        hint="Try a shorter context_length, and check the bundle: edgekit bundle verify.",
+    )
 
 
 def grown_capacity(n_tokens: int, limit_tokens: int) -> int:

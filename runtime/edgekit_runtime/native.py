@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.errors import GenerationError, TargetError
 from edgekit_runtime.locking import TurnLock
 
@@ -82,6 +83,14 @@ class Graph:
         if guidance:
             params.set_guidance(*guidance)
         return self._genai.Generator(self._model, params)
+
+    def refusal_of(self, constraint: Constraint) -> str | None:
+        """Why a grammar is refused, None if it is not."""
+        try:
+            self.new_generator(max_length=1, guidance=(constraint.kind, constraint.data))
+        except RuntimeError as err:
+            return str(err)
+        return None
 
     def new_adapters(self) -> Any:
         """An empty container for this graph's adapters."""
