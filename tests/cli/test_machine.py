@@ -1,6 +1,7 @@
 """``doctor`` and ``targets``: what this machine is, and what bundles are built for."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,14 @@ def test_doctor_finds_this_environment_fit(
 def test_doctor_fails_with_the_remedy_when_a_package_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    installed = metadata.version
+
     def version(name: str) -> str:
         if name == "peft":
-            raise doctor.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return installed(name)
 
-    installed = doctor.metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "FAIL" in out
@@ -45,9 +47,9 @@ def test_doctor_fails_with_the_remedy_when_a_package_is_missing(
 def test_doctor_fails_on_a_version_that_edgekit_does_not_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    installed = doctor.metadata.version
+    installed = metadata.version
     monkeypatch.setattr(
-        doctor.metadata,
+        metadata,
         "version",
         lambda name: "0.9.0" if name == "onnxruntime-genai" else installed(name),
     )

@@ -152,7 +152,8 @@ def _answer(context: ChatContext, text: str) -> None:
         stream = context.session.stream(text, cancel=cancel)
         for piece in stream:
             write_text(piece)
-    write_text("\n")
+    # A blank line sets the turns of a person's chat apart; a pipe gets the answer's line alone.
+    write_text("\n\n" if sys.stdout.isatty() else "\n")
     _remark(stream.result, n_dropped_before)
 
 

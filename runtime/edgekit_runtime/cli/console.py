@@ -36,12 +36,19 @@ def write_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Write a remark for a person to stderr, dim on a terminal."""
-    console(stderr=True).print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    _say(text, "dim")
 
 
 def warn(text: str) -> None:
     """Write a complaint that does not stop the command to stderr."""
-    console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _say(text, "yellow")
+
+
+def _say(text: str, style: str) -> None:
+    stderr = console(stderr=True)
+    # Whole lines in a pipe or log; words kept together on a terminal.
+    whole = not stderr.is_terminal
+    stderr.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=whole)
 
 
 def console(*, stderr: bool = False) -> "Console":
