@@ -90,8 +90,8 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> list[str]:
     return []
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _copy(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(item) if isinstance(item, dict) else item for key, item in values.items()}
 
 
 def _parse(text: str) -> Any:

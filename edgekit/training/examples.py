@@ -1,0 +1,303 @@
+"""Rows become examples: text to read and text to learn, split for training and validation."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.errors import DataError
+from edgekit.recipes import DataRecipe, TrainRecipe
+from edgekit.templates import field_text, fill_template, template_fields
+from edgekit.training.tables import (
+    MAX_PROBLEMS,
+    Row,
+    Table,
+    is_file_reference,
+    read_table,
+    require_columns,
+)
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row as text, in one of three shapes.
+
+    Attributes:
+        place: Where it came from.
+        stratum: What the split keeps the shares of.
+        prompt: With ``completion``: read, then written.
+        messages: A conversation; its assistant turns are learnt.
+        text: Learnt as a whole.
+    """
+
+    place: str
+    stratum: str = ""
+    prompt: str | None = None
+    completion: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    text: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What makes two examples duplicates of each other."""
+        return repr((self.prompt, self.completion, self.messages, self.text))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleSplits:
+    """The examples of one run.
+
+    Attributes:
+        labels: The label set of a classification, sorted.
+        n_duplicates: Training and validation rows that repeat an earlier one.
+        warnings: What a person should know, one sentence each.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...] | None
+    n_duplicates: int
+    warnings: tuple[str, ...]
+
+
+def load_examples(recipe: TrainRecipe) -> ExampleSplits:
+    """Read, check and split the data of a recipe.
+
+    Raises:
+        DataError: With every problem of the first file or split that has any.
+    """
+    data = recipe.data
+    is_classification = recipe.task == "classification"
+    everything = examples_of(
+        read_table(data.train, split=data.split, subset=data.subset), data, is_classification
+    )
+    warnings: list[str] = []
+    if isinstance(data.validation, str):
+        train, validation = everything, _read_other(data.validation, data, is_classification)
+    else:
+        train, validation = _split(everything, data.validation or 0.0, recipe.seed, warnings)
+    test = _read_other(data.test, data, is_classification) if data.test else []
+    labels = None
+    if is_classification and data.completion is not None:
+        if not isinstance(data.validation, str):
+            train, validation = _keep_labels_in_train(train, validation)
+        labels = tuple(sorted({(example.completion or "").strip() for example in train}))
+        for name, examples in (("validation", validation), ("test", test)):
+            _refuse_unknown_labels(name, examples, labels)
+    _warn_of_leaks(train, validation, test, warnings)
+    return ExampleSplits(
+        train=tuple(train),
+        validation=tuple(validation),
+        test=tuple(test),
+        labels=labels,
+        n_duplicates=_count_duplicates([*train, *validation]),
+        warnings=tuple(warnings),
+    )
+
+
+def examples_of(table: Table, data: DataRecipe, stratify_by_label: bool = False) -> list[Example]:
+    """Turn every row into an example.
+
+    Raises:
+        DataError: If columns are missing, or rows cannot be used, with their places.
+    """
+    require_columns(table, _needed_columns(data))
+    examples, problems = [], []
+    for row, place in zip(table.rows, table.places, strict=True):
+        problem = _row_problem(row, data)
+        if problem is not None:
+            problems.append(f"{place}: {problem}")
+        else:
+            examples.append(_example(row, place, data, stratify_by_label))
+    if problems:
+        more = len(problems) - MAX_PROBLEMS
+        shown = problems[:MAX_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
+        raise DataError(f"{table.source} has {len(problems)} unusable rows", problems=shown)
+    return examples
+
+
+def _read_other(source: str, data: DataRecipe, is_classification: bool) -> list[Example]:
+    """Validation or test rows: a file, or a split of the training data."""
+    if is_file_reference(source):
+        table = read_table([source])
+    else:
+        table = read_table(data.train, split=source, subset=data.subset)
+    return examples_of(table, data, is_classification)
+
+
+def _templates(data: DataRecipe) -> list[tuple[str, str]]:
+    """(template, its key in the recipe) pairs."""
+    named = [
+        (data.prompt, "data.prompt"),
+        (data.completion, "data.completion"),
+        (data.text_template, "data.text_template"),
+    ]
+    if isinstance(data.messages, tuple):
+        named += [(message.content, "data.messages") for message in data.messages]
+    return [(template, asker) for template, asker in named if template is not None]
+
+
+def _needed_columns(data: DataRecipe) -> list[tuple[str, str]]:
+    needed = [
+        (field, asker)
+        for template, asker in _templates(data)
+        for field in template_fields(template)
+    ]
+    if isinstance(data.messages, str):
+        needed.append((data.messages, "data.messages"))
+    if data.stratify is not None:
+        needed.append((data.stratify, "data.stratify"))
+    return list(dict.fromkeys(needed))
+
+
+def _row_problem(row: Row, data: DataRecipe) -> str | None:
+    """What makes a row unusable, if anything does."""
+    lacking = sorted({column for column, _ in _needed_columns(data) if column not in row})
+    if lacking:
+        return f"lacks {', '.join(map(repr, lacking))}"
+    if isinstance(data.messages, str):
+        return _messages_problem(row[data.messages])
+    for template, asker in _templates(data):
+        fields = template_fields(template)
+        if fields and not any(field_text(row[field]).strip() for field in fields):
+            return f"{asker.removeprefix('data.')} is empty"
+    return None
+
+
+def _messages_problem(messages: Any) -> str | None:
+    if not isinstance(messages, list) or not messages:
+        return "messages should be a list such as [{role: user, content: …}, …]"
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return f"message {number} should have a role and a content, both text"
+        if message.get("role") not in _ROLES:
+            return (
+                f"message {number} has the role {message.get('role')!r}; known: {', '.join(_ROLES)}"
+            )
+        if message["role"] == "assistant" and not message["content"].strip():
+            return f"message {number}, an assistant turn, is empty"
+    if not any(message["role"] == "assistant" for message in messages):
+        return "no assistant turn to learn from"
+    return None
+
+
+def _example(row: Row, place: str, data: DataRecipe, stratify_by_label: bool) -> Example:
+    completion = fill_template(data.completion, row) if data.completion is not None else None
+    stratum = ""
+    if data.stratify is not None:
+        stratum = field_text(row[data.stratify])
+    elif stratify_by_label and completion is not None:
+        stratum = completion.strip()
+    return Example(
+        place=place,
+        stratum=stratum,
+        prompt=fill_template(data.prompt, row) if data.prompt is not None else None,
+        completion=completion,
+        messages=_messages(row, data),
+        text=fill_template(data.text_template, row) if data.text_template is not None else None,
+    )
+
+
+def _messages(row: Row, data: DataRecipe) -> tuple[dict[str, Any], ...] | None:
+    if data.messages is None:
+        return None
+    if isinstance(data.messages, str):
+        # Arrow fills keys that only other rows have with null; a chat template would print them.
+        turns = [{k: v for k, v in turn.items() if v is not None} for turn in row[data.messages]]
+    else:
+        turns = [
+            {"role": turn.role, "content": fill_template(turn.content, row)}
+            for turn in data.messages
+        ]
+    if data.system is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": data.system})
+    return tuple(turns)
+
+
+def _split(
+    examples: Sequence[Example], share: float, seed: int, warnings: list[str]
+) -> tuple[list[Example], list[Example]]:
+    """Take a share for validation; each stratum keeps its share, a single row stays in training."""
+    if not share:
+        return list(examples), []
+    if len(examples) < 2:
+        warnings.append("one row is too few for validation: training without it")
+        return list(examples), []
+    strata: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        strata.setdefault(example.stratum, []).append(index)
+    rng = random.Random(seed)
+    for indices in strata.values():
+        rng.shuffle(indices)
+    single = [name for name, indices in strata.items() if len(indices) == 1]
+    if single:
+        shown = ", ".join(map(repr, sorted(single)[:10])) + (" …" if len(single) > 10 else "")
+        warnings.append(f"{len(single)} with a single row, kept in training only: {shown}")
+    chosen = {
+        index for name, count in _quotas(strata, share).items() for index in strata[name][:count]
+    }
+    train = [example for index, example in enumerate(examples) if index not in chosen]
+    return train, [examples[index] for index in sorted(chosen)]
+
+
+def _quotas(strata: dict[str, list[int]], share: float) -> dict[str, int]:
+    """How many rows each stratum gives: largest remainders, and one always stays."""
+    exact = {name: len(indices) * share for name, indices in strata.items()}
+    quotas = {name: min(int(value), len(strata[name]) - 1) for name, value in exact.items()}
+    wanted = max(1, round(sum(exact.values())))
+    by_remainder = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
+    for name in by_remainder:
+        if sum(quotas.values()) < wanted and quotas[name] + 1 < len(strata[name]):
+            quotas[name] += 1
+    return quotas
+
+
+def _keep_labels_in_train(
+    train: list[Example], validation: list[Example]
+) -> tuple[list[Example], list[Example]]:
+    """A share that is not stratified by label may draw a label's only row: put that one back."""
+    known = {example.completion for example in train}
+    lonely = [example for example in validation if example.completion not in known]
+    return [*train, *lonely], [example for example in validation if example.completion in known]
+
+
+def _refuse_unknown_labels(split: str, examples: Sequence[Example], labels: Sequence[str]) -> None:
+    unknown: dict[str, list[str]] = {}
+    for example in examples:
+        label = (example.completion or "").strip()
+        if label not in labels:
+            unknown.setdefault(label, []).append(example.place)
+    if unknown:
+        raise DataError(
+            f"{split} has labels that never occur in training",
+            problems=[
+                f"{label!r}: {len(places)} rows, the first is {places[0]}"
+                for label, places in sorted(unknown.items())
+            ],
+            hint="Add training rows with these labels, or leave the rows out.",
+        )
+
+
+def _count_duplicates(examples: Sequence[Example]) -> int:
+    counts = Counter(example.content for example in examples)
+    return sum(count - 1 for count in counts.values())
+
+
+def _warn_of_leaks(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    warnings: list[str],
+) -> None:
+    known = {example.content for example in train}
+    for name, examples in (("validation", validation), ("test", test)):
+        leaked = sum(example.content in known for example in examples)
+        if leaked:
+            warnings.append(
+                f"{leaked} of {len(examples)} {name} rows are in training too: "
+                "their score says little"
+            )

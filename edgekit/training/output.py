@@ -1,0 +1,130 @@
+"""The output directory: what may be written where, and how a run is found again.
+
+``adapter_config.json`` is written last and is what makes a directory an adapter: a run that is
+killed at any moment leaves either the adapter that was there before, or none.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import RecipeError
+from edgekit.recipes import TrainRecipe
+from edgekit.training.tokens import TokenizedExample
+
+ADAPTER_CONFIG = "adapter_config.json"
+_RUN_FILE = "run.json"
+# Written last by the Trainer, so a checkpoint that has it is whole.
+_CHECKPOINT_MARK = "trainer_state.json"
+
+
+def run_digest(
+    recipe: TrainRecipe, base_fingerprint: str, sequences: Sequence[TokenizedExample]
+) -> str:
+    """What has to be equal for a run to go on: the recipe, the base, and every token."""
+    digest = hashlib.sha256(base_fingerprint.encode())
+    values = recipe.model_dump(mode="json", exclude={"output", "metrics", "license"})
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    for sequence in sequences:
+        digest.update(repr((sequence.input_ids, sequence.labels)).encode())
+    return "sha256:" + digest.hexdigest()
+
+
+def refuse_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that must not be written to, before any work.
+
+    Raises:
+        RecipeError: If it is a file, a finished adapter, or somebody else's directory.
+    """
+    if output.exists() and not output.is_dir():
+        raise RecipeError(f"output {output} is a file", hint="Choose a directory.")
+    if overwrite or not output.is_dir():
+        return
+    if (output / ADAPTER_CONFIG).exists():
+        raise RecipeError(
+            f"output {output} holds a finished adapter",
+            hint="Choose another `output`, or --overwrite to replace it.",
+        )
+    if any(output.iterdir()) and not (output / "checkpoints" / _RUN_FILE).exists():
+        raise RecipeError(
+            f"output {output} exists, is not empty, and is not a training run",
+            hint="Choose another `output`, or --overwrite to write into it.",
+        )
+
+
+def prepare_output(output: Path, digest: str, *, resume: bool, overwrite: bool) -> Path | None:
+    """Make the directory ready for a run.
+
+    Args:
+        output: Has passed :func:`refuse_output`.
+        digest: Of this run, see :func:`run_digest`.
+        resume: Whether to go on with an unfinished run.
+        overwrite: Whether to throw away another recipe's unfinished run.
+
+    Returns:
+        The checkpoint to go on from, or None to start at the beginning.
+
+    Raises:
+        RecipeError: If another recipe's unfinished run is there.
+    """
+    checkpoints = output / "checkpoints"
+    run = _read_run(checkpoints)
+    is_same = run.get("digest") == digest and not run.get("finished")
+    last = _last_checkpoint(checkpoints)
+    if last and run and not run.get("finished") and not is_same and not overwrite:
+        raise RecipeError(
+            f"output {output} holds an unfinished run of another recipe, base, or data",
+            hint="Go back to that recipe to resume it, choose another `output`, or --overwrite "
+            "to throw the unfinished run away.",
+        )
+    found = last if resume and is_same else None
+    if found is None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(output / "runs", ignore_errors=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    _write_run(checkpoints, digest, finished=False)
+    return found
+
+
+def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> None:
+    """Put the finished files in place.
+
+    Args:
+        output: The run's directory.
+        digest: Of the run.
+        write: Writes every file into the directory that it is given.
+    """
+    with tempfile.TemporaryDirectory(dir=output, prefix=".finishing-") as temporary:
+        staged = Path(temporary)
+        write(staged)
+        (output / ADAPTER_CONFIG).unlink(missing_ok=True)
+        names = sorted(path.name for path in staged.iterdir())
+        for name in sorted(names, key=lambda name: name == ADAPTER_CONFIG):
+            with (staged / name).open("rb") as file:
+                os.fsync(file.fileno())
+            (staged / name).replace(output / name)
+    _write_run(output / "checkpoints", digest, finished=True)
+
+
+def _last_checkpoint(checkpoints: Path) -> Path | None:
+    whole = [mark.parent for mark in checkpoints.glob(f"checkpoint-*/{_CHECKPOINT_MARK}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _read_run(checkpoints: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((checkpoints / _RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def _write_run(checkpoints: Path, digest: str, *, finished: bool) -> None:
+    partial = checkpoints / f".{_RUN_FILE}"
+    partial.write_text(json.dumps({"digest": digest, "finished": finished}), encoding="utf-8")
+    partial.replace(checkpoints / _RUN_FILE)

@@ -1,0 +1,107 @@
+"""Everything that a run knows before its first step; no weight is loaded yet."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.bases import Base, resolve_base
+from edgekit.errors import DataError, RecipeError
+from edgekit.evaluating.metrics import default_metrics
+from edgekit.recipes import TrainRecipe
+from edgekit.training.events import Message, OnEvent
+from edgekit.training.examples import ExampleSplits, load_examples
+from edgekit.training.generating import end_token_ids
+from edgekit.training.tokens import TokenizedSplit, tokenize_examples
+
+_DEFAULT_MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Everything that is known before the first step."""
+
+    recipe: TrainRecipe
+    base: Base
+    tokenizer: Any
+    end_ids: frozenset[int]
+    examples: ExampleSplits
+    train: TokenizedSplit
+    validation: TokenizedSplit
+    test: TokenizedSplit
+    warnings: tuple[str, ...]
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The recipe's metrics, or the task's own."""
+        return self.recipe.metrics or default_metrics(self.recipe.task)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Room for the longest completion that was seen, in steps of eight."""
+        longest = max(split.longest_completion for split in (self.train, self.validation))
+        return -(-longest // 8) * 8 or _DEFAULT_MAX_NEW_TOKENS
+
+
+def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
+    """Resolve, read and tokenize.
+
+    Raises:
+        RecipeError: If the recipe asks for more than the base can do.
+        DataError: If the data cannot be used.
+        BaseModelError: If the base cannot be resolved.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tell(Message(text="reading the data"))
+    examples = load_examples(recipe)
+    tell(Message(text=f"resolving the base '{recipe.base}'"))
+    base = resolve_base(recipe.base)
+    _check_max_length(recipe, base)
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    has_generation_config = (base.path / "generation_config.json").is_file()
+    generation_config = (
+        GenerationConfig.from_pretrained(base.path) if has_generation_config else GenerationConfig()
+    )
+    end_ids = end_token_ids(tokenizer, generation_config)
+    tell(Message(text="tokenizing"))
+    train_split, validation, test = (
+        tokenize_examples(split, tokenizer, max_length=recipe.data.max_length, end_ids=end_ids)
+        for split in (examples.train, examples.validation, examples.test)
+    )
+    if not train_split.sequences:
+        raise DataError(
+            f"every training row is longer than max_length ({recipe.data.max_length} tokens)",
+            hint="Raise data.max_length, or shorten the rows.",
+        )
+    warnings = [*examples.warnings]
+    for name, split, n_rows in (
+        ("training", train_split, len(examples.train)),
+        ("validation", validation, len(examples.validation)),
+        ("test", test, len(examples.test)),
+    ):
+        if split.n_too_long:
+            warnings.append(
+                f"{split.n_too_long} of {n_rows} {name} rows are longer than "
+                f"{recipe.data.max_length} tokens and left out (data.max_length)"
+            )
+    return Prepared(
+        recipe=recipe,
+        base=base,
+        tokenizer=tokenizer,
+        end_ids=end_ids,
+        examples=examples,
+        train=train_split,
+        validation=validation,
+        test=test,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_max_length(recipe: TrainRecipe, base: Base) -> None:
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    limit = config.get("max_position_embeddings")
+    if isinstance(limit, int) and recipe.data.max_length > limit:
+        raise RecipeError(
+            f"data.max_length is {recipe.data.max_length}, but '{base.name}' reads at most "
+            f"{limit} tokens"
+        )

@@ -1,0 +1,144 @@
+"""What a run reports: rows, losses, metrics, speed, and a picture of the losses."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("edgekit", "torch", "transformers", "peft", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossPoint:
+    """One point of the loss curve; what was not measured at that step is None."""
+
+    step: int
+    train_loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowCounts:
+    """What became of the rows.
+
+    Attributes:
+        total: Rows read for training and validation.
+        used: Training rows that were trained on.
+        validation: Validation rows that the loss was taken of.
+        test: Test rows.
+        truncated: Rows of any split left out, since max_length would have cut them.
+        duplicates: Training and validation rows that repeat an earlier one (they are kept).
+    """
+
+    total: int
+    used: int
+    validation: int
+    test: int
+    truncated: int
+    duplicates: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingReport:
+    """One finished run; ``training_report.json`` is its :meth:`to_dict`.
+
+    Attributes:
+        metrics: By split ("validation", "test"): loss, and the recipe's metrics from greedy
+            generation.
+        n_generated: By split, the rows that those metrics were generated for.
+        best_step: Whose weights were kept: lowest validation loss, or the last step.
+        seconds: Of the training loop, evaluations included; since the resume, if resumed.
+        tokens_per_s: Tokens read in training, padding left out, by those seconds.
+        precision: "float32" or "bfloat16" (autocast) or "float16".
+    """
+
+    output: Path
+    base: str
+    base_fingerprint: str
+    task: str
+    recipe: Mapping[str, Any]
+    rows: RowCounts
+    labels: Sequence[str] | None
+    steps: int
+    best_step: int
+    resumed_from_step: int
+    loss_curve: Sequence[LossPoint]
+    metrics: Mapping[str, Mapping[str, float]]
+    n_generated: Mapping[str, int]
+    n_trainable_parameters: int
+    max_new_tokens: int
+    seconds: float
+    tokens_per_s: float
+    peak_rss_bytes: int
+    precision: str
+    device: str
+    seed: int
+    versions: Mapping[str, str]
+    warnings: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = asdict(self)
+        return {"schema_version": "1.0", **values, "output": self.output.as_posix()}
+
+
+def loss_curve_of(log_history: Sequence[Mapping[str, Any]]) -> tuple[LossPoint, ...]:
+    """The Trainer's log as one point a step."""
+    names = {"loss": "train_loss", "eval_loss": "eval_loss", "learning_rate": "learning_rate"}
+    points: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        found = {names[key]: float(value) for key, value in entry.items() if key in names}
+        if found:
+            points.setdefault(int(entry["step"]), {}).update(found)
+    return tuple(LossPoint(step=step, **values) for step, values in sorted(points.items()))
+
+
+def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: str) -> None:
+    """Draw training and validation loss into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    train = [(p.step, p.train_loss) for p in curve if p.train_loss is not None]
+    evals = [(p.step, p.eval_loss) for p in curve if p.eval_loss is not None]
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label="training")
+    if evals:
+        axes.plot(*zip(*evals, strict=True), color="#c8553d", marker="o", label="validation")
+        best = dict(evals).get(best_step)
+        if best is not None:
+            axes.annotate(
+                f"kept: {best:.3f}", (best_step, best), xytext=(0, 10),
+                textcoords="offset points", ha="center", color="#c8553d",
+            )  # fmt: skip
+    values = [value for _, value in [*train, *evals] if value]
+    if values and min(values) > 0 and max(values) / min(values) > 20:
+        axes.set_yscale("log")
+    axes.set(title=title, xlabel="step", ylabel="loss per learnt token (nats)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if train or evals:
+        axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the packages whose version can change a result."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}}
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,236 @@
+"""Train an adapter: data in, a PEFT directory out."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import RecipeError
+from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
+from edgekit.recipes import TrainRecipe
+from edgekit.training.adapter_files import write_adapter_files
+from edgekit.training.arguments import (
+    check_training,
+    has_fast_bf16,
+    lora_config,
+    training_arguments,
+)
+from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
+from edgekit.training.generating import generate_texts
+from edgekit.training.output import finish_output, prepare_output, refuse_output, run_digest
+from edgekit.training.prepare import Prepared, prepare
+from edgekit.training.quiet import quiet_libraries
+from edgekit.training.report import (
+    RowCounts,
+    TrainingReport,
+    library_versions,
+    loss_curve_of,
+    peak_rss_bytes,
+)
+from edgekit.training.tokens import Question
+
+MAX_GENERATED = 200
+
+
+def train(
+    recipe: TrainRecipe,
+    *,
+    on_event: OnEvent | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> TrainingReport:
+    """Train an adapter as a recipe says, and write it to the recipe's output.
+
+    A run that was killed goes on from its last checkpoint when it is started again with the
+    same recipe and data.
+
+    Args:
+        recipe: See :func:`edgekit.recipes.load_recipe`.
+        on_event: Told of phases, warnings and steps.
+        resume: Whether to go on with an unfinished run of the same recipe.
+        overwrite: Whether to replace a finished adapter, or another recipe's unfinished run.
+
+    Returns:
+        What is also in ``training_report.json``.
+
+    Raises:
+        RecipeError: If the recipe, or its output, cannot be used.
+        DataError: If the data cannot be used.
+        BaseModelError: If the base cannot be resolved.
+    """
+    tell = on_event or _ignore
+    refuse_output(recipe.output, overwrite=overwrite)
+    with quiet_libraries():
+        check_training(recipe.training)
+        if recipe.metrics:
+            check_metrics(recipe.metrics)
+        prepared = prepare(recipe, tell)
+        for warning in prepared.warnings:
+            tell(Message(text=warning, is_warning=True))
+        digest = run_digest(
+            recipe,
+            prepared.base.fingerprint,
+            [*prepared.train.sequences, *prepared.validation.sequences],
+        )
+        arguments = training_arguments(
+            recipe,
+            recipe.output / "checkpoints",
+            n_sequences=len(prepared.train.sequences),
+            validates=bool(prepared.validation.sequences),
+        )
+        checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
+        trainer, report = _run(prepared, arguments, checkpoint, tell)
+        finish_output(
+            recipe.output,
+            digest,
+            lambda staged: write_adapter_files(staged, trainer.model, prepared, report),
+        )
+    return report
+
+
+def _ignore(event: Event) -> None:
+    """Nobody watches."""
+
+
+def _run(
+    prepared: Prepared, arguments: Any, checkpoint: Path | None, tell: OnEvent
+) -> tuple[Any, TrainingReport]:
+    """Train, keep the best weights, score them."""
+    from transformers import set_seed
+
+    recipe = prepared.recipe
+    tell(Message(text="loading the base"))
+    set_seed(recipe.seed)
+    model = _with_lora(prepared, on_cpu=arguments.use_cpu)
+    trainer = _trainer(prepared, model, arguments, tell)
+    resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    state = trainer.state
+    metrics, n_generated, warnings = _score_splits(prepared, trainer, tell)
+    return trainer, TrainingReport(
+        output=recipe.output,
+        base=recipe.base,
+        base_fingerprint=prepared.base.fingerprint,
+        task=recipe.task,
+        recipe=recipe.model_dump(mode="json"),
+        rows=_row_counts(prepared),
+        labels=prepared.examples.labels,
+        steps=state.global_step,
+        best_step=state.best_global_step or state.global_step,
+        resumed_from_step=resumed_from,
+        loss_curve=loss_curve_of(state.log_history),
+        metrics=metrics,
+        n_generated=n_generated,
+        n_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        max_new_tokens=prepared.max_new_tokens,
+        seconds=round(seconds, 3),
+        tokens_per_s=round(trainer.n_tokens_read / seconds, 1),
+        peak_rss_bytes=peak_rss_bytes(),
+        precision=_precision(trainer.args),
+        device=str(trainer.args.device),
+        seed=recipe.seed,
+        versions=library_versions(),
+        warnings=(*prepared.warnings, *warnings),
+    )
+
+
+def _with_lora(prepared: Prepared, *, on_cpu: bool) -> Any:
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    # On a GPU the frozen weights are held in bfloat16, half the memory; LoRA's stay float32.
+    dtype = torch.bfloat16 if not on_cpu and has_fast_bf16(use_cpu=False) else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
+    try:
+        return get_peft_model(model, lora_config(prepared.recipe.lora))
+    except ValueError as err:
+        raise RecipeError(f"lora cannot be used with '{prepared.base.name}': {err}") from err
+
+
+def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers import PrinterCallback
+    from transformers.integrations import TensorBoardCallback
+
+    from edgekit.training.trainer import CompletionTrainer, PaddingCollator, ProgressCallback
+
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        data_collator=PaddingCollator(min(prepared.end_ids)),
+        train_dataset=prepared.train.sequences,
+        eval_dataset=prepared.validation.sequences or None,
+        callbacks=[
+            ProgressCallback(tell),
+            TensorBoardCallback(SummaryWriter(log_dir=str(prepared.recipe.output / "runs"))),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _score_splits(
+    prepared: Prepared, trainer: Any, tell: OnEvent
+) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
+    """Loss and generated metrics of every split that is held out."""
+    metrics: dict[str, dict[str, float]] = {}
+    n_generated: dict[str, int] = {}
+    warnings: list[str] = []
+    for name, split in (("validation", prepared.validation), ("test", prepared.test)):
+        if not split.sequences:
+            continue
+        nll, n_tokens = trainer.total_nll(split.sequences)
+        metrics[name] = {"loss": nll / n_tokens, "perplexity": perplexity_of(nll, n_tokens)}
+        questions = split.questions[:MAX_GENERATED]
+        if not questions:
+            continue
+        if len(questions) < len(split.questions):
+            warnings.append(
+                f"{name}: metrics are of the first {MAX_GENERATED} of {len(split.questions)} rows"
+            )
+            tell(Message(text=warnings[-1], is_warning=True))
+        tell(Message(text=f"answering {len(questions)} {name} rows"))
+        answers = _answers(prepared, trainer.model, questions, tell)
+        references = [question.reference for question in questions]
+        metrics[name] |= score(prepared.metric_names, answers, references, prepared.examples.labels)
+        n_generated[name] = len(questions)
+    return metrics, n_generated, warnings
+
+
+def _answers(
+    prepared: Prepared, model: Any, questions: Sequence[Question], tell: OnEvent
+) -> list[str]:
+    def on_progress(done: int) -> None:
+        tell(GenerationProgress(done=done, total=len(questions)))
+
+    return generate_texts(
+        model,
+        prepared.tokenizer,
+        [question.prompt_ids for question in questions],
+        max_new_tokens=prepared.max_new_tokens,
+        end_ids=prepared.end_ids,
+        on_progress=on_progress,
+    )
+
+
+def _row_counts(prepared: Prepared) -> RowCounts:
+    examples = prepared.examples
+    splits = (prepared.train, prepared.validation, prepared.test)
+    return RowCounts(
+        total=len(examples.train) + len(examples.validation),
+        used=len(examples.train) - prepared.train.n_too_long,
+        validation=len(examples.validation) - prepared.validation.n_too_long,
+        test=len(examples.test) - prepared.test.n_too_long,
+        truncated=sum(split.n_too_long for split in splits),
+        duplicates=examples.n_duplicates,
+    )
+
+
+def _precision(arguments: Any) -> str:
+    if arguments.bf16:
+        return "bfloat16"
+    return "float16" if arguments.fp16 else "float32"
