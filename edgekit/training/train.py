@@ -80,6 +80,7 @@ def train(
         )
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
         trainer, report = _run(prepared, arguments, checkpoint, tell)
+        tell(Message(text="writing the adapter"))
         finish_output(
             recipe.output,
             digest,

@@ -1,0 +1,180 @@
+"""``edgekit train``: recipe in, adapter out, with a progress bar in between."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit_runtime.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from edgekit.training.events import Event, TrainingStep
+    from edgekit.training.report import TrainingReport
+
+
+def train_command(
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="Training recipe (YAML).", show_default=False, metavar="RECIPE"),
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key of the recipe (repeatable)."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on with an unfinished run of the same recipe."
+        ),
+    ] = True,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace a finished adapter, or another recipe's unfinished run."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an adapter from a recipe.
+
+    The adapter is a PEFT directory with its report, loss curve and TensorBoard logs. A run that
+    was stopped goes on from its last checkpoint when it is started again.
+
+    Examples:
+        edgekit train bundles/demo/tone.yaml
+        edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
+    """
+    from edgekit.recipes import TrainRecipe, load_recipe
+    from edgekit_runtime.cli.console import console, write_json
+
+    loaded = load_recipe(recipe, TrainRecipe, set_ or [])
+    with TrainingProgress(console(stderr=True)) as progress:
+        progress.say("loading transformers and peft")
+        from edgekit.training.train import train
+
+        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite)
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        _show(report)
+
+
+class TrainingProgress:
+    """Draws a run's events: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: "Console") -> None:
+        self._console = console
+        self._bar: Progress | None = _new_bar(console) if console.is_terminal else None
+        self._task: TaskID | None = None
+        self._shown_eval: float | None = None
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, event: "Event") -> None:
+        """Show one event."""
+        from edgekit.training.events import GenerationProgress, Message, TrainingStep
+
+        match event:
+            case Message(text=text, is_warning=True):
+                self._print(f"warning: {text}", style="yellow")
+            case Message(text=text):
+                self.say(text)
+            case TrainingStep():
+                self._step(event)
+            case GenerationProgress(done=done, total=total):
+                self._update(done, total, "")
+
+    def say(self, text: str) -> None:
+        """Name the phase that begins."""
+        if not self._bar:
+            self._print(text)
+            return
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(text, total=None, figures="")
+
+    def _step(self, step: "TrainingStep") -> None:
+        figures = _figures(step)
+        self._update(step.step, step.max_steps, figures)
+        if not self._bar and step.eval_loss != self._shown_eval:
+            self._shown_eval = step.eval_loss
+            self._print(f"step {step.step}/{step.max_steps}  {figures}")
+
+    def _update(self, done: int, total: int, figures: str) -> None:
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, figures=figures)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _new_bar(console: "Console") -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _figures(step: "TrainingStep") -> str:
+    named = [("loss", step.loss), ("eval loss", step.eval_loss)]
+    return "  ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
+
+
+def _show(report: "TrainingReport") -> None:
+    from edgekit_runtime.cli.console import add_row, console, new_table, show_size
+
+    table = new_table(None, ["", ""])
+    rows = report.rows
+    left_out = f", {rows.truncated} too long and left out" if rows.truncated else ""
+    repeated = f", {rows.duplicates} repeated" if rows.duplicates else ""
+    add_row(table, "adapter", str(report.output))
+    add_row(table, "base", f"{report.base}  {report.base_fingerprint[:19]}…")
+    add_row(table, "rows", f"{rows.used} trained on, {rows.validation} validation"
+            f"{left_out}{repeated}")  # fmt: skip
+    for split, metrics in report.metrics.items():
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        add_row(table, split, figures)
+    add_row(table, "kept", f"step {report.best_step} of {report.steps}")
+    add_row(
+        table,
+        "speed",
+        f"{report.seconds:.0f} s, {report.tokens_per_s:.0f} tokens/s, {report.precision}, "
+        f"peak {show_size(report.peak_rss_bytes)}",
+    )
+    console().print(table)
+    console().print(
+        f"Next: edgekit build --base {report.base} --adapter {report.output.name}={report.output}"
+        f" -o bundles/{report.output.name}",
+        markup=False,
+        soft_wrap=True,
+    )
