@@ -1,21 +1,13 @@
 """``edgekit build``: recipe or flags to a bundle."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edgekit.building.build import BuildReport
-
-_EPILOG = """
-Examples:
-
-  edgekit build bundles/demo/bundle.yaml
-
-  edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
-"""
 
 
 def build_command(
@@ -41,21 +33,26 @@ def build_command(
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch."""
-    from rich.console import Console
+    """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch.
 
-    from edgekit.building.build import build
+    Examples:
+        edgekit build bundles/demo/bundle.yaml
+        edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
+    """
+    from edgekit_runtime.cli.console import console, write_json
 
     arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
-    console = Console(stderr=True)
-    with console.status("building …") as status:
+    screen = console(stderr=True)
+    with screen.status("building …") as status:
 
         def show(message: str) -> None:
             status.update(message)
-            if not console.is_terminal:
-                console.print(message, markup=False, highlight=False)
+            if not screen.is_terminal:
+                screen.print(message, markup=False, highlight=False)
+
+        from edgekit.building.build import build
 
         report = build(
             **arguments,
@@ -64,8 +61,8 @@ def build_command(
             overwrite=overwrite,
             on_message=show,
         )
-    if json_:
-        typer.echo(json.dumps(_to_json(report)))
+    if as_json:
+        write_json(_to_json(report))
     else:
         _print(report)
 
@@ -132,10 +129,10 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
 
 
 def _print(report: "BuildReport") -> None:
-    from rich.console import Console
+    from edgekit_runtime.cli.console import console
     from rich.table import Table
 
-    console = Console()
+    screen = console()
     for target, figures in report.parity.items():
         table = Table(title=f"Parity on target '{target}'", title_justify="left")
         table.add_column("adapter")
@@ -151,8 +148,8 @@ def _print(report: "BuildReport") -> None:
                 f"{figure.nll_shipping:.3f}",
                 f"{figure.nll_increase:+.3f}",
             )
-        console.print(table)
+        screen.print(table)
     if not report.parity:
-        console.print("[yellow]unchecked: the parity gate was switched off[/]")
+        screen.print("[yellow]unchecked: the parity gate was switched off[/]")
     size = report.size_bytes / 1e6
-    console.print(f"{report.output}  {size:.1f} MB  {report.manifest.digest}", soft_wrap=True)
+    screen.print(f"{report.output}  {size:.1f} MB  {report.manifest.digest}", soft_wrap=True)

@@ -1,0 +1,215 @@
+"""What can be scored: a torch model with an adapter, or a bundle with an adapter.
+
+Both answer the same questions, so that one scoring code serves both.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit_runtime import Bundle
+
+from edgekit.bases import resolve_base
+from edgekit.training.generating import end_token_ids, generate_texts
+from edgekit.training.tokens import IGNORED, Question, TokenizedExample
+
+Progress = Callable[[int], None]
+
+
+class Subject(Protocol):
+    """Something that answers questions."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of its base."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        max_new_tokens: int,
+        stop: str | None,
+        done: Progress,
+    ) -> list[str]:
+        """Continue every prompt greedily; a stop string ends an answer before it."""
+
+    def choose(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[str]:
+        """Pick the most likely of the given completions for every prompt."""
+
+    def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
+        """Total negative log-likelihood (nats) of the labelled tokens, and their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchSubject:
+    """A float model, with a PEFT adapter or without."""
+
+    model: Any
+    tokenizer: Any
+    end_ids: frozenset[int]
+    max_length: int
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        max_new_tokens: int,
+        stop: str | None,
+        done: Progress,
+    ) -> list[str]:
+        """Continue every prompt greedily, in batches."""
+        texts = generate_texts(
+            self.model,
+            self.tokenizer,
+            [question.prompt_ids for question in questions],
+            max_new_tokens=max_new_tokens,
+            end_ids=self.end_ids,
+            on_progress=done,
+        )
+        return [text.partition(stop)[0] if stop else text for text in texts]
+
+    def choose(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[str]:
+        """Pick by the sum of log-probabilities of a completion's tokens."""
+        chosen = []
+        for number, question in enumerate(questions, 1):
+            scores = [-self._nll_of(question.prompt, text) for text in completions]
+            chosen.append(completions[scores.index(max(scores))])
+            done(number)
+        return chosen
+
+    def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
+        """Over one sequence at a time: no padding, no surprises."""
+        total, count = 0.0, 0
+        for sequence in sequences:
+            learnt = [i for i, label in enumerate(sequence.labels) if i and label != IGNORED]
+            total += self._sum(sequence.input_ids, learnt)
+            count += len(learnt)
+        return total, count
+
+    def _nll_of(self, prompt: str, completion: str) -> float:
+        head = len(self.tokenizer(prompt).input_ids)
+        ids = self.tokenizer(prompt + completion).input_ids
+        return self._sum(ids, range(min(head, len(ids) - 1), len(ids)))
+
+    def _sum(self, ids: Sequence[int], positions: Sequence[int]) -> float:
+        """Sum of -log p(ids[i] | ids[:i]) over positions, all of them at least 1."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([list(ids)])).logits[0].double()
+        wanted = torch.tensor(list(positions))
+        log_probs = logits[wanted - 1].log_softmax(-1)
+        return -float(log_probs.gather(1, torch.tensor(list(ids))[wanted][:, None]).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSubject:
+    """A bundle on this machine, with one of its adapters or without."""
+
+    engine: Any
+    adapter: str | None
+    tokenizer: Any
+    end_ids: frozenset[int]
+    max_length: int
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        max_new_tokens: int,
+        stop: str | None,
+        done: Progress,
+    ) -> list[str]:
+        """Continue every prompt greedily, through the runtime that ships."""
+        texts = []
+        for number, question in enumerate(questions, 1):
+            generation = self.engine.generate(
+                question.prompt,
+                adapter=self.adapter,
+                max_new_tokens=max_new_tokens,
+                temperature=0.0,
+                stop=(stop,) if stop else (),
+            )
+            texts.append(generation.text)
+            done(number)
+        return texts
+
+    def choose(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[str]:
+        """Pick by the sum of log-probabilities of a completion's tokens."""
+        chosen = []
+        for number, question in enumerate(questions, 1):
+            scores = self.engine.score(question.prompt, completions, adapter=self.adapter)
+            best = max(range(len(completions)), key=lambda index: scores[index].log_prob)
+            chosen.append(completions[best])
+            done(number)
+        return chosen
+
+    def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
+        """On the graph that keeps the logits of every position."""
+        total, count = 0.0, 0
+        for sequence in sequences:
+            log_probs = self.engine.token_log_probs(sequence.input_ids, adapter=self.adapter)
+            for position, label in enumerate(sequence.labels):
+                if position and label != IGNORED:
+                    total -= float(log_probs[position - 1])
+                    count += 1
+        return total, count
+
+
+@contextmanager
+def torch_subject(base: str, adapter: Path | None) -> Iterator[TorchSubject]:
+    """Load a float base and attach a PEFT adapter."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from edgekit.adapters.peft_dir import read_peft_adapter
+
+    resolved = resolve_base(base)
+    tokenizer = AutoTokenizer.from_pretrained(resolved.path)
+    model = AutoModelForCausalLM.from_pretrained(resolved.path, dtype=torch.float32).eval()
+    ends = end_token_ids(tokenizer, model.generation_config)
+    if adapter is not None:
+        from peft import PeftModel
+
+        read_peft_adapter(adapter, resolved, name=adapter.name, max_rank=model.config.hidden_size)
+        model = PeftModel.from_pretrained(model, os.fspath(adapter)).eval()
+    yield TorchSubject(model, tokenizer, ends, model.config.max_position_embeddings)
+
+
+@contextmanager
+def bundle_subject(
+    bundle: Path, adapter: str | None, *, target: str | None = None, threads: int | None = None
+) -> Iterator[BundleSubject]:
+    """Open a bundle on this machine."""
+    from transformers import AutoTokenizer
+
+    opened = Bundle.open(bundle)
+    if adapter is not None:
+        opened.adapter_card(adapter)
+    tokenizer = AutoTokenizer.from_pretrained(bundle / opened.manifest.tokenizer)
+    with opened.engine(target, threads=threads) as engine:
+        path = opened.manifest.targets[engine.target].path
+        config = json.loads((bundle / path / "genai_config.json").read_text(encoding="utf-8"))
+        ends = config["model"]["eos_token_id"]
+        end_ids = frozenset(ends if isinstance(ends, list) else [ends])
+        yield BundleSubject(
+            engine, adapter, tokenizer, end_ids | {tokenizer.eos_token_id}, engine.context_length
+        )
