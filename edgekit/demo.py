@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.bench import BenchPlan, BenchReport, bench
+from edgekit_runtime.bench import BenchPlan, bench
 
 from edgekit.building.build import BuildReport, build
 from edgekit.building.recipe import arguments_of
@@ -31,11 +31,12 @@ class DemoReport:
         scores: Task to column (``base``, ``tone``, ``appointment``, ``tfidf``) to the task's
             headline metric, 0 to 1, on held-out rows of the bundle that was built.
         n_rows: Held-out rows scored a task.
+        bench: As ``edgekit bench --json`` prints it.
     """
 
     bundle: Path
     build: BuildReport
-    bench: BenchReport
+    bench: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, float]]
     n_rows: Mapping[str, int]
 
@@ -48,7 +49,7 @@ class DemoReport:
             "metrics": HEADLINE,
             "scores": {task: dict(row) for task, row in self.scores.items()},
             "n_rows": dict(self.n_rows),
-            "bench": self.bench.to_dict(),
+            "bench": dict(self.bench),
         }
 
 

@@ -1,14 +1,18 @@
 """``bundle``: look into a finished bundle, and change its adapters."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
-from edgekit_runtime.cli.options import BundleArgument, parse_pairs
+from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
 from edgekit_runtime.cli.verify import verify_command
+
+if TYPE_CHECKING:
+    from edgekit.building.parity import ParityFigures
 
 app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
@@ -52,6 +56,15 @@ def add_command(
             help="Prove the adapter against PyTorch; without, the bundle is marked unchecked.",
         ),
     ] = True,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="BASE",
+            help="Where the float base is now, if the manifest's name does not find it.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Add a PEFT adapter, whoever trained it, to a bundle.
 
@@ -62,12 +75,49 @@ def add_command(
         edgekit bundle add my-bundle legal=adapters/legal
         edgekit bundle add my-bundle legal=downloads/legal-lora --assume-base
     """
+    from edgekit_runtime.cli.console import console, note, write_json
+
+    from edgekit.bundling.adapters import AdapterSource
     from edgekit.bundling.edit import add_adapter
 
     (name, source), *_ = parse_pairs([adapter], "NAME=PATH").items()
-    add_adapter(bundle, name, source, assume_base=assume_base, parity=parity)
-    typer.echo(f"added adapter '{name}' to {bundle}", err=True)
-    typer.echo(f"next: edgekit run {_quote(bundle)} --adapter {name} -p ...", err=True)
+    with console(stderr=True).status("adding …") as status:
+        figures = add_adapter(
+            bundle,
+            name,
+            AdapterSource(path=Path(source)),
+            base=base,
+            assume_base=assume_base,
+            parity=parity,
+            on_message=status.update,
+        )
+    if as_json:
+        parity_by_target = {target: figure.to_dict() for target, figure in figures.items()}
+        write_json({"adapter": name, "parity": parity_by_target})
+    else:
+        _show_added(name, figures)
+    note(f"next: edgekit run {shlex.quote(str(bundle))} --adapter {name} -p ...")
+
+
+def _show_added(name: str, figures: "Mapping[str, ParityFigures]") -> None:
+    from edgekit_runtime.cli.console import add_row, console, new_table
+
+    if not figures:
+        typer.echo(f"added adapter '{name}', unchecked: the parity gate was switched off")
+        return
+    columns = ["target", "exact KL", "top-1", "shipping KL", "effect KL"]
+    table = new_table(f"Added adapter '{name}'", columns, right=columns[1:])
+    for target, figure in figures.items():
+        effect = "–" if figure.effect_kl is None else f"{figure.effect_kl:.2f}"
+        add_row(
+            table,
+            target,
+            f"{figure.exact_mean_kl:.1e}",
+            f"{figure.exact_top1:.2%}",
+            f"{figure.shipping_mean_kl:.1e}",
+            effect,
+        )
+    console().print(table)
 
 
 @app.command(name="remove")
@@ -85,10 +135,4 @@ def remove_command(
     from edgekit.bundling.edit import remove_adapter
 
     remove_adapter(bundle, name)
-    typer.echo(f"removed adapter '{name}' from {bundle}", err=True)
-
-
-def _quote(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+    typer.echo(f"removed adapter '{name}' from {bundle}")

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-
-from edgekit import __version__
 from edgekit_runtime.cli.commands import BENCH, CHAT, RUN
 from edgekit_runtime.cli.mounting import Mount, group_of
+
+from edgekit import __version__
 
 _MAKE = "Make a bundle"
 _LOOK = "Look into things"
@@ -49,12 +49,13 @@ app = group_of(
         ),
         "eval": Mount(
             source="edgekit.cli.eval:eval_command",
-            summary="Score a model, or a bundle, with an adapter on data.",
+            summary="Score a torch model or a bundle, with an adapter or without, by one code.",
             panel=_MAKE,
         ),
         "build": Mount(
             source="edgekit.cli.build:build_command",
-            summary="Build a bundle from a base and adapters.",
+            summary="Build one bundle: the base as int4 ONNX, every adapter, checked against "
+            "PyTorch.",
             panel=_MAKE,
         ),
         "chat": CHAT,

@@ -74,42 +74,37 @@ def _show(report: "DemoReport", seconds: float) -> None:
 
 
 def _scores(report: "DemoReport") -> "Table":
-    """Each task's score with the base and with each adapter; the best is bold."""
-    from rich.table import Table
+    """Each task's score with the base and with each adapter; the best is marked."""
+    from edgekit_runtime.cli.console import add_row, new_table
 
     from edgekit.demo import HEADLINE, TASKS
 
-    table = Table(
-        title="Held-out rows, scored on the bundle (int4, this CPU)", title_justify="left"
-    )
-    table.add_column("task")
-    for heading in ("rows", "base", *(f"+ {task}" for task in TASKS), "TF-IDF"):
-        table.add_column(heading, justify="right")
+    numbers = ["rows", "base", *(f"+ {task}" for task in TASKS), "TF-IDF"]
+    table = new_table("Held-out rows, scored on the bundle", ["task", *numbers], right=numbers)
     for task, row in report.scores.items():
         best = max(row.values())
-        cells = [
-            "–" if value is None else f"[bold]{value:.0%}[/]" if value == best else f"{value:.0%}"
-            for value in (row.get(column) for column in ("base", *TASKS, "tfidf"))
-        ]
-        table.add_row(f"{task} ({HEADLINE[task]})", str(report.n_rows[task]), *cells)
+        cells = []
+        for value in (row.get(column) for column in ("base", *TASKS, "tfidf")):
+            mark = " *" if value == best else ""
+            cells.append("-" if value is None else f"{value:.0%}{mark}")
+        add_row(table, f"{task}, {HEADLINE[task]}", str(report.n_rows[task]), *cells)
     return table
 
 
 def _speed(report: "DemoReport") -> "Table":
-    from rich.table import Table
+    from edgekit_runtime.cli.console import add_row, new_table, show_size
 
-    measured = report.bench
-    table = Table(title="Speed of the bundle here", title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    table.add_row("time to first token, 128-token prompt", f"{measured.ttft_ms.p50:.0f} ms")
-    table.add_row("prefill", f"{measured.prefill_tokens_per_s:.0f} tokens/s")
-    table.add_row("decode", f"{measured.decode_tokens_per_s:.0f} tokens/s")
-    if measured.adapter_ratio is not None:
-        table.add_row("decode, adapter on / off", f"{measured.adapter_ratio:.2f}")
-    if measured.swap_ms is not None:
-        table.add_row("swap to a loaded adapter", f"{measured.swap_ms.resident.p50:.1f} ms")
-        table.add_row("swap with its file loaded first", f"{measured.swap_ms.cold.p50:.1f} ms")
-    table.add_row("peak memory", f"{measured.rss_bytes / 1e6:.0f} MB")
-    table.add_row("bundle on disk", f"{report.build.size_bytes / 1e6:.0f} MB")
+    bench = report.bench
+    table = new_table("Speed of the bundle here", ["", "median"], right=["median"])
+    prompt = bench["prompt_tokens"]
+    add_row(table, f"first token, {prompt}-token prompt", f"{bench['ttft_ms']['p50']:.0f} ms")
+    add_row(table, "prefill", f"{bench['prefill_tokens_per_s']:.0f} tokens/s")
+    add_row(table, "decode, adapter on", f"{bench['decode_tokens_per_s']:.0f} tokens/s")
+    if bench["adapter_ratio"] is not None:
+        add_row(table, "decode, adapter on / off", f"{bench['adapter_ratio']:.2f}")
+    if bench["swap_ms"] is not None:
+        add_row(table, "swap, adapter in memory", f"{bench['swap_ms']['resident']['p50']:.1f} ms")
+        add_row(table, "swap, adapter on disk", f"{bench['swap_ms']['cold']['p50']:.1f} ms")
+    add_row(table, "peak memory", show_size(bench["rss_bytes"]))
+    add_row(table, "bundle on disk", show_size(report.build.size_bytes))
     return table

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from edgekit_runtime.cli.mounting import new_app
 from edgekit_runtime.cli.options import JsonOption
 
@@ -28,8 +27,9 @@ def list_command(as_json: JsonOption = False) -> None:
     Example:
         edgekit targets list
     """
-    from edgekit.targets import list_targets
     from edgekit_runtime.cli.console import add_row, console, new_table, show_size, write_json
+
+    from edgekit.targets import list_targets
 
     profiles = list_targets()
     if as_json:
@@ -66,8 +66,9 @@ def show_command(
         edgekit targets show cpu
         edgekit targets show cpu > my-device.yaml
     """
-    from edgekit.targets import load_target, targets_dir
     from edgekit_runtime.cli.console import write_json
+
+    from edgekit.targets import load_target, targets_dir
 
     profile = load_target(name)
     if as_json:

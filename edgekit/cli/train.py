@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -49,8 +48,9 @@ def train_command(
         edgekit train bundles/demo/tone.yaml
         edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
     """
-    from edgekit.recipes import TrainRecipe, load_recipe
     from edgekit_runtime.cli.console import console, write_json
+
+    from edgekit.recipes import TrainRecipe, load_recipe
 
     loaded = load_recipe(recipe, TrainRecipe, set_ or [])
     with TrainingProgress(console(stderr=True)) as progress:

@@ -7,23 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from edgekit_runtime.cli import main as edgekit_run
+from edgekit_runtime.cli.commands import app as runtime_app
+from edgekit_runtime.cli.mounting import LazyCommand
 from typer.core import TyperGroup
 
 from edgekit.cli import main as edgekit
 from edgekit.cli.commands import app as edgekit_app
-from edgekit_runtime.cli import main as edgekit_run
-from edgekit_runtime.cli.commands import app as runtime_app
-from edgekit_runtime.cli.mounting import LazyCommand
 
 APPS = {"edgekit": (edgekit, edgekit_app), "edgekit-run": (edgekit_run, runtime_app)}
 
 
 def paths(group: TyperGroup, *prefix: str) -> Iterator[tuple[str, ...]]:
-    for name, stand_in in group.commands.items():
+    for name, command in group.commands.items():
         yield (*prefix, name)
-        command = stand_in.loaded if isinstance(stand_in, LazyCommand) else stand_in
-        if isinstance(command, TyperGroup):
-            yield from paths(command, *prefix, name)
+        if isinstance(command, LazyCommand) and command.mount.source.endswith(":app"):
+            yield from paths(command.loaded, *prefix, name)
 
 
 COMMANDS = [(program, path) for program, (_, app) in APPS.items() for path in [(), *paths(app)]]

@@ -144,9 +144,10 @@ def _as_json(context: ChatContext) -> str:
 def _as_markdown(context: ChatContext) -> str:
     manifest = context.bundle.manifest
     parts = [f"# {manifest.name} {manifest.version}"]
-    parts += [
-        f"**{message['role']}**\n\n{message['content']}" for message in context.session.messages
-    ]
+    system = context.session.system
+    said = [{"role": "system", "content": system}] if system else []
+    said += context.session.messages
+    parts += [f"**{message['role']}**\n\n{message['content']}" for message in said]
     return "\n\n".join(parts) + "\n"
 
 
