@@ -204,13 +204,17 @@ def bench(
     with process:
         assert process.stdout is not None and process.stderr is not None
         said = []
-        for line in process.stderr:
-            if line.startswith(_PROGRESS):
-                done, total, what = line.removeprefix(_PROGRESS).strip().split(" ", 2)
-                on_progress(int(done), int(total), what)
-            else:
-                said.append(line)
-        output = process.stdout.read()
+        try:
+            for line in process.stderr:
+                if line.startswith(_PROGRESS):
+                    done, total, what = line.removeprefix(_PROGRESS).strip().split(" ", 2)
+                    on_progress(int(done), int(total), what)
+                else:
+                    said.append(line)
+            output = process.stdout.read()
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     return _read_outcome(output, process.returncode, "".join(said))
 
 

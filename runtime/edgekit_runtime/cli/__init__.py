@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from edgekit_runtime.cli.console import printable
 from edgekit_runtime.errors import EdgekitRuntimeError
 
 EXIT_FAILED = 1
@@ -51,7 +52,7 @@ def run_app(load: Callable[[], Any], prog_name: str, argv: Sequence[str] | None)
         code = exit_.code if isinstance(exit_.code, int) else 0
     except EdgekitRuntimeError as err:
         sys.stdout.flush()
-        sys.stderr.write(f"error: {err}\n")
+        sys.stderr.write(f"error: {printable(str(err))}\n")
         code = EXIT_FAILED
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgekit_runtime.cli.console import console, warn
+from edgekit_runtime.cli.console import console, note, warn
 from edgekit_runtime.cli.options import unknown_keys
 from edgekit_runtime.errors import EdgekitRuntimeError, GenerationError
 
@@ -70,7 +70,11 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
     except OSError as err:
         raise GenerationError(f"output file {path}: cannot be written: {err.strerror}") from err
     with file:
-        yield file
+        try:
+            yield file
+        except KeyboardInterrupt:
+            note(f"stopped; the answers so far are in {partial}")
+            raise
     partial.replace(path)
 
 

@@ -240,9 +240,9 @@ def _run_file(
 
     lines = read_lines(source)
     with (
-        open_output(output) as out,
         Bundle.open(bundle) as opened,
         opened.engine(target, threads=threads) as engine,
+        open_output(output) as out,
     ):
         n_failed = answer_lines(engine, lines, out, options=options, source=source)
     if n_failed:
