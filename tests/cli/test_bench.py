@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from edgekit_runtime.bench import BenchPlan, bench, peak_rss_bytes, percentile
+from edgekit_runtime.bench import bench
+from edgekit_runtime.bench_report import BenchPlan, percentile
 from edgekit_runtime.cli import main
 from edgekit_runtime.errors import EdgekitRuntimeError
+from edgekit_runtime.measuring import peak_rss_bytes
 
 QUICK = ["--prompt-tokens", "16", "--new-tokens", "8", "--repeats", "2", "--warmup", "0"]
 

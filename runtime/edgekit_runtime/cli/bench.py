@@ -45,7 +45,8 @@ def bench_command(
     """
     from rich.progress import Progress
 
-    from edgekit_runtime.bench import BenchPlan, bench
+    from edgekit_runtime.bench import bench
+    from edgekit_runtime.bench_report import BenchPlan
 
     plan = BenchPlan(
         bundle=str(bundle),
