@@ -1,17 +1,12 @@
-"""Prompt templates: text with fields in braces, ``{{`` and ``}}`` for literal braces.
-
-Deliberately less than ``str.format``: no attributes, indexes, conversions or format specs, so
-that a template in a recipe means the same in every runtime that fills it.
-"""
+"""Prompt templates over a data row; the runtime defines what a template means."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from edgekit.errors import RecipeError
-
-_PIECE = re.compile(r"\{\{|\}\}|\{([^{}\n]+)\}|[{}]|[^{}]+")
+from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.templates import template_pieces
 
 
 def template_fields(template: str) -> tuple[str, ...]:
@@ -52,17 +47,7 @@ def field_text(value: Any) -> str:
 
 
 def _pieces(template: str) -> list[tuple[str | None, str]]:
-    """Split into (field, "") and (None, literal text)."""
-    pieces: list[tuple[str | None, str]] = []
-    for match in _PIECE.finditer(template):
-        text, name = match.group(0), match.group(1)
-        if name is not None:
-            pieces.append((name.strip(), ""))
-        elif text in ("{", "}"):
-            raise RecipeError(
-                f"template {template!r} has a single {text!r} at character {match.start() + 1}",
-                hint="Write {name} for a field, and {{ or }} for a brace in the text.",
-            )
-        else:
-            pieces.append((None, text[0] if text in ("{{", "}}") else text))
-    return pieces
+    try:
+        return template_pieces(template)
+    except GenerationError as err:
+        raise RecipeError(err.what, hint=err.hint) from err
