@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,6 +14,7 @@ from edgekit.errors import BaseModelError
 from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md", "LICEN[SC]E*")
 _WAYS_OUT = (
     "Use the alias 'smollm2-135m', a Hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct', "
     "a Hugging Face directory (config.json + *.safetensors), or a .gguf file."
@@ -96,7 +95,8 @@ def resolve_base(reference: str, *, cache_dir: Path | None = None) -> Base:
     if reference in EMBEDDED:
         return _resolve_embedded(reference, EMBEDDED[reference], cache_dir)
     if path.is_dir():
-        return _describe(path.resolve(), name=path.name or reference, source=f"dir:{path.name}")
+        path = path.resolve()
+        return _describe(path, name=path.name, source=f"dir:{path.name}")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BaseModelError(f"base '{reference}': no such file", hint=_WAYS_OUT)
@@ -127,6 +127,7 @@ def fingerprint_of(path: Path) -> str:
 
 
 def _resolve_embedded(name: str, embedded: EmbeddedBase, cache_dir: Path) -> Base:
+    # find_spec only locates the package: importing it would import the program it plugs into.
     spec = find_spec(embedded.module)
     locations = spec.submodule_search_locations if spec else None
     gguf = Path(locations[0]) / embedded.file if locations else None
@@ -155,56 +156,28 @@ def _resolve_embedded(name: str, embedded: EmbeddedBase, cache_dir: Path) -> Bas
 def _resolve_gguf(
     gguf: Path, name: str, source: str, cache_dir: Path, license: str | None = None
 ) -> Base:
-    """Dequantize a GGUF once and keep it as safetensors."""
-    digest = sha256_of_file(gguf).removeprefix("sha256:")[:16]
-    target = cache_dir / "bases" / f"{gguf.stem}-{digest}"
-    if not (target / "fingerprint").is_file():
-        _dequantize_gguf(gguf, target)
-    return _describe(target, name=name, source=source, license=license)
+    """A GGUF's weights, dequantized once and kept."""
+    from edgekit.gguf_base import dequantized_gguf
 
-
-def _dequantize_gguf(gguf: Path, target: Path) -> None:
-    """Write a GGUF's weights as float32 safetensors, atomically."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
-        out = Path(temporary) / "base"
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
-                dtype=torch.float32,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        except (OSError, ValueError, KeyError) as err:
-            raise BaseModelError(
-                f"base '{gguf.name}' cannot be read: {err}",
-                hint="Check the download, or use the model's Hugging Face directory instead.",
-            ) from err
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        _write_fingerprint(out)
-        out.replace(target)
+    path, fingerprint = dequantized_gguf(gguf, cache_dir / "bases")
+    return _describe(path, name=name, source=source, license=license, fingerprint=fingerprint)
 
 
 def _resolve_hub(reference: str) -> Base:
     """Download a Hub model, or take it from the Hugging Face cache."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from edgekit.quiet import quiet_libraries
 
     repo, _, revision = reference.partition("@")
     try:
-        path = snapshot_download(
-            repo,
-            revision=revision or None,
-            allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"],
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as err:
-        reason = str(err).strip().splitlines()[0]
+        with quiet_libraries():
+            path = snapshot_download(
+                repo, revision=revision or None, allow_patterns=list(_HUB_FILES)
+            )
+    except (HfHubHTTPError, HFValidationError, OSError) as err:
+        reason = next(iter(str(err).strip().splitlines()), type(err).__name__)
         raise BaseModelError(
             f"base '{reference}' cannot be fetched from the Hugging Face Hub: {reason}",
             hint="Check the id, the network and (for gated models) `hf auth login`. " + _WAYS_OUT,
@@ -213,51 +186,80 @@ def _resolve_hub(reference: str) -> Base:
     return _describe(Path(path), name=reference, source=f"hub:{repo}@{commit}")
 
 
-def _describe(path: Path, *, name: str, source: str, license: str | None = None) -> Base:
+def _describe(
+    path: Path,
+    *,
+    name: str,
+    source: str,
+    license: str | None = None,
+    fingerprint: str | None = None,
+) -> Base:
     """Check a Hugging Face directory and describe it as a base."""
-    config = _read_config(path, name)
-    problems = []
-    if not list(path.glob("*.safetensors")):
-        problems.append("no *.safetensors file")
+    problems: list[str] = []
+    architecture = _architecture(path, problems)
+    problems += _weight_problems(path)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         problems.append("no tokenizer.json or tokenizer.model")
-    architectures = config.get("architectures") or []
-    if not architectures:
-        problems.append("config.json names no architecture")
     if problems:
         raise BaseModelError(
-            f"base '{name}' in {path} is incomplete", problems=problems, hint=_WAYS_OUT
+            f"base '{name}' in {path} cannot be used", problems=problems, hint=_WAYS_OUT
         )
     return Base(
         name=name,
         source=source,
         path=path,
-        fingerprint=_cached_fingerprint(path),
-        architecture=str(architectures[0]),
+        fingerprint=fingerprint or fingerprint_of(path),
+        architecture=architecture,
         license=license or _license_of(path),
     )
 
 
-def _read_config(path: Path, name: str) -> dict[str, Any]:
+def _architecture(path: Path, problems: list[str]) -> str:
+    """The config's first architecture; what is wrong with the config goes to ``problems``."""
+    config = _read_json(path / "config.json", problems)
+    architectures = config.get("architectures") if config is not None else None
+    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+        return architectures[0]
+    if config is not None:
+        problems.append("config.json names no architecture")
+    return ""
+
+
+def _weight_problems(path: Path) -> list[str]:
+    """Weight files that are missing, or that cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    problems: list[str] = []
+    files = {file.name: file for file in sorted(path.glob("*.safetensors"))}
+    if not files:
+        problems.append("no *.safetensors file")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = (_read_json(index, problems) or {}).get("weight_map")
+        listed = set(shards.values()) if isinstance(shards, dict) else set()
+        problems += [f"{name} is missing" for name in sorted(map(str, listed - set(files)))]
+    for name, file in files.items():
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except (SafetensorError, OSError) as err:
+            problems.append(f"{name} cannot be read: {err}")
+    return problems
+
+
+def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """A JSON object, or None and a problem."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"no {path.name}")
     except (OSError, ValueError) as err:
-        raise BaseModelError(
-            f"base '{name}': {path} has no readable config.json ({err})", hint=_WAYS_OUT
-        ) from err
-    if not isinstance(config, dict):
-        raise BaseModelError(f"base '{name}': {path / 'config.json'} is no JSON object")
-    return config
-
-
-def _cached_fingerprint(path: Path) -> str:
-    """The fingerprint; inside edgekit's own cache it was written when the weights were."""
-    stored = path / "fingerprint"
-    return stored.read_text(encoding="ascii") if stored.is_file() else fingerprint_of(path)
-
-
-def _write_fingerprint(path: Path) -> None:
-    (path / "fingerprint").write_text(fingerprint_of(path), encoding="ascii")
+        problems.append(f"{path.name} cannot be read: {err}")
+    else:
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{path.name} is no JSON object")
+    return None
 
 
 def _license_of(path: Path) -> str | None:
@@ -265,5 +267,6 @@ def _license_of(path: Path) -> str | None:
     card = path / "README.md"
     if not card.is_file():
         return None
-    match = re.search(r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8"), re.MULTILINE)
+    text = card.read_text(encoding="utf-8", errors="replace")
+    match = re.search(r"^license:\s*(\S+)\s*$", text, re.MULTILINE)
     return match.group(1) if match else None

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.bench import BenchPlan, bench
-
 from edgekit.building.build import BuildReport, build
 from edgekit.building.recipe import arguments_of
 from edgekit.bundling.adapters import AdapterSource
@@ -14,6 +12,7 @@ from edgekit.evaluating.evaluate import evaluate
 from edgekit.recipes import BundleRecipe, TrainRecipe, load_recipe
 from edgekit.training.events import GenerationProgress, Message, OnEvent
 from edgekit.training.train import train
+from edgekit_runtime.bench import BenchPlan, bench
 
 TASKS = ("tone", "appointment")
 HEADLINE = {"tone": "accuracy", "appointment": "field_f1"}

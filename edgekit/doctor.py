@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit_runtime.machine import Machine, describe_machine, package_version
 from packaging.requirements import Requirement
 
 from edgekit.bases import EMBEDDED, default_cache_dir
+from edgekit_runtime.machine import Machine, describe_machine, package_version
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from edgekit_runtime.contract import Socket, SocketContract, TensorInfo
 
 from edgekit.adapters.peft_dir import LoraPair
 from edgekit.errors import PeftAdapterError
+from edgekit_runtime.contract import Socket, SocketContract, TensorInfo
 
 Parameters = dict[str, npt.NDArray[np.generic]]
 

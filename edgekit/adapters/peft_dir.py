@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 
 from edgekit.bases import EMBEDDED, Base
 from edgekit.errors import PeftAdapterError
+from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit_runtime.manifest import BaseRecord, Manifest
-
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.export import refuse_unsupported
@@ -18,6 +16,7 @@ from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
 from edgekit.bundling.write import refuse_existing, staged_bundle, write_json, write_manifest
 from edgekit.errors import BuildError, PeftAdapterError
 from edgekit.targets import ParityBounds, TargetProfile, load_target
+from edgekit_runtime.manifest import BaseRecord, Manifest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"base", "none", "off"}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgekit_runtime.contract import SocketContract
 
 from edgekit.errors import BuildError
+from edgekit_runtime.contract import SocketContract
 
 Array = npt.NDArray[np.float32]
 

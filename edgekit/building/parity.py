@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgekit_runtime.contract import SocketContract
 
 from edgekit.bases import Base
 from edgekit.building.dequantize import dequantized_weights
 from edgekit.building.passes import set_accuracy_level
 from edgekit.errors import ParityError
 from edgekit.targets import ParityBounds
+from edgekit_runtime.contract import SocketContract
 
 MIN_POSITIONS = 1024
 _ROW_TOKENS = 256

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
-from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 
 from edgekit.errors import BuildError
+from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 
 _LAYER_MATMUL = re.compile(
     r"^/?(?P<path>model[/.]layers[/.](?P<layer>\d+)[/.](?P<block>[\w]+)[/.](?P<proj>[\w]+))[/.]MatMul"

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.manifest import TargetRecord
 
 from edgekit.bases import Base
 from edgekit.building.export import export_base
@@ -17,6 +15,8 @@ from edgekit.building.passes import keep_last_logits
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.bundling.write import write_json
 from edgekit.targets import TargetProfile
+from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.manifest import TargetRecord
 
 GRAPHS = {"base": "base.onnx", "model": "model.onnx", "score": "score.onnx"}
 SOCKETS_FILE = "sockets.json"

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.manifest import AdapterRecord
-
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import PeftAdapter
 from edgekit.building.parity import AdapterFiles
 from edgekit.bundling.write import write_json
+from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.manifest import AdapterRecord
 
 _RECIPE_KEYS = (
     "task", "prompt", "completion", "messages", "text_template", "system", "metrics", "labels",

@@ -11,11 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.bundle import Bundle
-from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.errors import nearest
-from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
-
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.build import check_names, parity_report
@@ -24,6 +19,10 @@ from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
 from edgekit.bundling.write import bundle_lock, describe_file, replace_file, write_json
 from edgekit.errors import BaseModelError, BuildError
 from edgekit.targets import load_target
+from edgekit_runtime.bundle import Bundle
+from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.errors import nearest
+from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
 
 _PARITY_REPORT = "reports/parity.json"
 

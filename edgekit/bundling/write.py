@@ -9,6 +9,10 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from edgekit.bases import default_cache_dir
+from edgekit.errors import BuildError
 from edgekit_runtime.digests import sha256_of_file
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,
@@ -18,10 +22,6 @@ from edgekit_runtime.manifest import (
     Manifest,
     TargetRecord,
 )
-from filelock import FileLock, Timeout
-
-from edgekit.bases import default_cache_dir
-from edgekit.errors import BuildError
 
 # CNCF ModelPack's media types where they exist; see docs/bundle-format.md.
 _MEDIA_TYPES = {

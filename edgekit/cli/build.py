@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -129,8 +130,9 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
 
 
 def _print(report: "BuildReport") -> None:
-    from edgekit_runtime.cli.console import console
     from rich.table import Table
+
+    from edgekit_runtime.cli.console import console
 
     screen = console()
     for target, figures in report.parity.items():

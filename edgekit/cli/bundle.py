@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
 from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
@@ -75,10 +76,9 @@ def add_command(
         edgekit bundle add my-bundle legal=adapters/legal
         edgekit bundle add my-bundle legal=downloads/legal-lora --assume-base
     """
-    from edgekit_runtime.cli.console import console, note, write_json
-
     from edgekit.bundling.adapters import AdapterSource
     from edgekit.bundling.edit import add_adapter
+    from edgekit_runtime.cli.console import console, note, write_json
 
     (name, source), *_ = parse_pairs([adapter], "NAME=PATH").items()
     with console(stderr=True).status("adding …") as status:

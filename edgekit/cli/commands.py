@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-from edgekit_runtime.cli.commands import BENCH, CHAT, RUN
-from edgekit_runtime.cli.mounting import Mount, group_of
 
 from edgekit import __version__
+from edgekit_runtime.cli.commands import BENCH, CHAT, RUN
+from edgekit_runtime.cli.mounting import Mount, group_of
 
 _MAKE = "Make a bundle"
 _LOOK = "Look into things"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ def demo_command(
     """
     import time
 
-    from edgekit_runtime.cli.console import console, write_json
-
     from edgekit.cli.train import TrainingProgress
+    from edgekit_runtime.cli.console import console, write_json
 
     started = time.monotonic()
     screen = console(stderr=True)
@@ -75,9 +75,8 @@ def _show(report: "DemoReport", seconds: float) -> None:
 
 def _scores(report: "DemoReport") -> "Table":
     """Each task's score with the base and with each adapter; the best is marked."""
-    from edgekit_runtime.cli.console import add_row, new_table
-
     from edgekit.demo import HEADLINE, TASKS
+    from edgekit_runtime.cli.console import add_row, new_table
 
     numbers = ["rows", "base", *(f"+ {task}" for task in TASKS), "TF-IDF"]
     table = new_table("Held-out rows, scored on the bundle", ["task", *numbers], right=numbers)

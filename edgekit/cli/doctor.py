@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
+
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -22,9 +23,8 @@ def doctor_command(as_json: JsonOption = False) -> None:
         edgekit doctor
         edgekit doctor --json
     """
-    from edgekit_runtime.cli.console import write_json
-
     from edgekit.doctor import examine
+    from edgekit_runtime.cli.console import write_json
 
     checks = examine()
     failed = any(check.status == "fail" for check in checks)
@@ -37,10 +37,11 @@ def doctor_command(as_json: JsonOption = False) -> None:
 
 
 def _show(checks: "Sequence[Check]") -> None:
-    from edgekit_runtime.cli.console import console
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from edgekit_runtime.cli.console import console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "check", "found"):

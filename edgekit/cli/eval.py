@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def eval_command(
         raise typer.BadParameter("give either --bundle or --base")
     if adapter and recipe_of:
         raise typer.BadParameter("--recipe-of is for scoring without --adapter")
-    from edgekit_runtime.cli.console import console, write_json
     from rich.progress import Progress
+
+    from edgekit_runtime.cli.console import console, write_json
 
     with Progress(console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
@@ -96,9 +98,10 @@ def eval_command(
 
 
 def _print(report: "EvaluationReport") -> None:
-    from edgekit_runtime.cli.console import console
     from rich.markup import escape
     from rich.table import Table
+
+    from edgekit_runtime.cli.console import console
 
     screen = console()
     who = f"{report.subject} + {report.adapter}" if report.adapter else report.subject

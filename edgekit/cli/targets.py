@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from edgekit_runtime.cli.mounting import new_app
 from edgekit_runtime.cli.options import JsonOption
 
@@ -27,9 +28,8 @@ def list_command(as_json: JsonOption = False) -> None:
     Example:
         edgekit targets list
     """
-    from edgekit_runtime.cli.console import add_row, console, new_table, show_size, write_json
-
     from edgekit.targets import list_targets
+    from edgekit_runtime.cli.console import add_row, console, new_table, show_size, write_json
 
     profiles = list_targets()
     if as_json:
@@ -66,9 +66,8 @@ def show_command(
         edgekit targets show cpu
         edgekit targets show cpu > my-device.yaml
     """
-    from edgekit_runtime.cli.console import write_json
-
     from edgekit.targets import load_target, targets_dir
+    from edgekit_runtime.cli.console import write_json
 
     profile = load_target(name)
     if as_json:

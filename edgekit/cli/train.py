@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def train_command(
         edgekit train bundles/demo/tone.yaml
         edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
     """
-    from edgekit_runtime.cli.console import console, write_json
-
     from edgekit.recipes import TrainRecipe, load_recipe
+    from edgekit_runtime.cli.console import console, write_json
 
     loaded = load_recipe(recipe, TrainRecipe, set_ or [])
     with TrainingProgress(console(stderr=True)) as progress:

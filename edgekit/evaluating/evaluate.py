@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit_runtime import Bundle
-
 from edgekit.adapters.peft_dir import RECORD_FILE
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.answers import (
@@ -25,6 +23,7 @@ from edgekit.training.examples import Example, examples_of
 from edgekit.training.quiet import quiet_libraries
 from edgekit.training.tables import read_table
 from edgekit.training.tokens import TokenizedSplit, tokenize_examples
+from edgekit_runtime import Bundle
 
 Method = Literal["generate", "labels", "few-shot", "tfidf"]
 _DEFAULT_MAX_NEW_TOKENS = 64

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgekit_runtime.errors import nearest
-
 from edgekit.errors import RecipeError
+from edgekit_runtime.errors import nearest
 
 Metric = Callable[[Sequence[str], Sequence[str], Sequence[str] | None], float]
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekit_runtime import Bundle
-
 from edgekit.bases import resolve_base
 from edgekit.training.generating import end_token_ids, generate_texts
 from edgekit.training.tokens import IGNORED, Question, TokenizedExample
+from edgekit_runtime import Bundle
 
 Progress = Callable[[int], None]
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from edgekit_runtime.bench import bench
 from edgekit_runtime.bench_report import BenchPlan, percentile
 from edgekit_runtime.cli import main

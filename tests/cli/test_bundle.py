@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from edgekit_runtime.cli import main as edgekit_run
 
 from edgekit.cli import main as edgekit
+from edgekit_runtime.cli import main as edgekit_run
 
 Captured = pytest.CaptureFixture[str]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from edgekit_runtime.cli import chat, main
 from edgekit_runtime.cli.chat_input import complete
 from edgekit_runtime.cli.console import printable

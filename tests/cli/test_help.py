@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from edgekit_runtime.cli import main as edgekit_run
-from edgekit_runtime.cli.commands import app as runtime_app
-from edgekit_runtime.cli.mounting import LazyCommand
 from typer.core import TyperGroup
 
 from edgekit.cli import main as edgekit
 from edgekit.cli.commands import app as edgekit_app
+from edgekit_runtime.cli import main as edgekit_run
+from edgekit_runtime.cli.commands import app as runtime_app
+from edgekit_runtime.cli.mounting import LazyCommand
 
 APPS = {"edgekit": (edgekit, edgekit_app), "edgekit-run": (edgekit_run, runtime_app)}
 

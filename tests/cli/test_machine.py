@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from edgekit_runtime.machine import describe_machine
 
 from edgekit import doctor
 from edgekit.cli import main
+from edgekit_runtime.machine import describe_machine
 
 
 def test_doctor_finds_this_environment_fit(

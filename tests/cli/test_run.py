@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgekit_runtime import Bundle
 from edgekit_runtime.cli import main
 

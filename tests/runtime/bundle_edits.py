@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgekit_runtime.adapter_file import AdapterFile
 from edgekit_runtime.digests import canonical_json, sha256_of_bytes, sha256_of_file
 from edgekit_runtime.manifest import MANIFEST_NAME, Manifest
-from numpy.typing import NDArray
 
 Tensors = dict[str, NDArray[Any]]
 

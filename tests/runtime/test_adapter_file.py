@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekit_runtime import AdapterError
 from edgekit_runtime.adapter_file import AdapterFile
-
 from tests.runtime.bundle_edits import adapter_bytes
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit_runtime import AdapterError, AdapterStatus, Bundle, Engine
 
+from edgekit_runtime import AdapterError, AdapterStatus, Bundle, Engine
 from tests.runtime.bundle_edits import Tensors, adapter_bytes, change_adapter, replace_file, seal
 
 PROMPT = "Q: where is the card\nA:"

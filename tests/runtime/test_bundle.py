@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgekit_runtime import AdapterError, Bundle, BundleError, TargetError
 
+from edgekit_runtime import AdapterError, Bundle, BundleError, TargetError
 from tests.runtime.bundle_edits import replace_file, seal
 
 

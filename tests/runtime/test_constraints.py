@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+
 from edgekit_runtime import Engine, GenerationError
 
 PROMPT = "Q: turn on the light\nA:"

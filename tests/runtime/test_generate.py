@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgekit_runtime import AdapterError, Bundle, Engine, Generation, GenerationError
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS, Decoder
 

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from edgekit_runtime import GenerationError
 from edgekit_runtime.sampling import Options, Sampler, resolve_options, sampler_for
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from edgekit_runtime import Engine, GenerationError
 from edgekit_runtime.scoring import split_completion
 

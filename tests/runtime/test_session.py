@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgekit_runtime import AdapterError, Bundle, Engine, GenerationError
 
 WORDS: dict[str, Any] = {"max_new_tokens": 6}

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from edgekit_runtime import Bundle, Engine, GenerationError
 
 ADAPTERS = (None, "alpha", "beta", "alpha")

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from edgekit_runtime.stopping import StopScanner
 
 

@@ -1,6 +1,7 @@
 """Filling prompt templates."""
 
 import pytest
+
 from edgekit_runtime import GenerationError
 from edgekit_runtime.templates import fill_template, fill_with_text, template_fields
 

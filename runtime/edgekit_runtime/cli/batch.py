@@ -12,6 +12,8 @@ from edgekit_runtime.cli.options import unknown_keys
 from edgekit_runtime.errors import EdgekitRuntimeError, GenerationError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from edgekit_runtime import Engine
 
 _PROMPTS: dict[str, type | tuple[type, ...]] = {"prompt": str, "messages": list, "inputs": dict}
@@ -99,30 +101,32 @@ def answer_lines(
         Number of lines that failed.
     """
     n_failed = 0
-    for number, line in _with_progress(lines, out):
-        tags: dict[str, Any] = {"line": number}
-        try:
-            row = _parse(line)
-            if "id" in row:
-                tags = {"id": row["id"]} | tags
-            answer = engine.generate(**_request(row, options)).to_dict()
-        except EdgekitRuntimeError as err:
-            n_failed += 1
-            answer = {"error": str(err)}
-            warn(f"error: {source}:{number}: {err}")
-        out.write(json.dumps(tags | answer, ensure_ascii=False) + "\n")
-        out.flush()
+    with _progress(out) as progress:
+        for number, line in progress.track(lines, description="Answering"):
+            tags: dict[str, Any] = {"line": number}
+            try:
+                row = _parse(line)
+                if "id" in row:
+                    tags = {"id": row["id"]} | tags
+                answer = engine.generate(**_request(row, options)).to_dict()
+            except EdgekitRuntimeError as err:
+                n_failed += 1
+                answer = {"error": str(err)}
+                warn(f"error: {source}:{number}: {err}", on=progress.console)
+            out.write(json.dumps(tags | answer, ensure_ascii=False) + "\n")
+            out.flush()
     if n_failed:
         warn(f"{n_failed} of {len(lines)} lines failed")
     return n_failed
 
 
-def _with_progress(lines: Sequence[tuple[int, str]], out: TextIO) -> Iterator[tuple[int, str]]:
-    """Count on stderr, unless the answers themselves are seen on the terminal."""
-    from rich.progress import track
+def _progress(out: TextIO) -> "Progress":
+    """Counts on stderr, unless the answers themselves are seen on the terminal."""
+    from rich.progress import Progress
 
-    hidden = (out is sys.stdout and sys.stdout.isatty()) or not sys.stderr.isatty()
-    yield from track(lines, "Answering", console=console(stderr=True), disable=hidden)
+    stderr = console(stderr=True)
+    hidden = (out is sys.stdout and sys.stdout.isatty()) or not stderr.is_terminal
+    return Progress(console=stderr, disable=hidden)
 
 
 def _parse(line: str) -> dict[str, Any]:

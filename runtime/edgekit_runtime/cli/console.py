@@ -39,13 +39,18 @@ def note(text: str) -> None:
     _say(text, "dim")
 
 
-def warn(text: str) -> None:
-    """Write a complaint that does not stop the command to stderr."""
-    _say(text, "yellow")
+def warn(text: str, *, on: "Console | None" = None) -> None:
+    """Write a complaint that does not stop the command to stderr.
+
+    Args:
+        text: What to say.
+        on: The console of a progress bar that is running on stderr.
+    """
+    _say(text, "yellow", on)
 
 
-def _say(text: str, style: str) -> None:
-    stderr = console(stderr=True)
+def _say(text: str, style: str, on: "Console | None" = None) -> None:
+    stderr = on or console(stderr=True)
     # Whole lines in a pipe or log; words kept together on a terminal.
     whole = not stderr.is_terminal
     stderr.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=whole)
