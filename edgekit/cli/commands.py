@@ -30,7 +30,7 @@ def _options(
 
     Examples:
         edgekit demo
-        edgekit chat bundles/demo-build
+        edgekit chat edgekit-demo/bundle
     """
 
 
@@ -39,7 +39,8 @@ app = group_of(
     {
         "demo": Mount(
             source="edgekit.cli.demo:demo_command",
-            summary="See it all: train two skills, build a bundle, swap between them.",
+            summary="See it all: train two skills, build a bundle, pass the parity gate, swap "
+            "between them.",
             panel=_MAKE,
         ),
         "train": Mount(
