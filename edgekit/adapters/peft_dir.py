@@ -6,7 +6,7 @@ Everything wrong with an adapter is collected first and raised at once.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,37 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.bases import EMBEDDED, Base
+from edgekit.adapters.peft_checks import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    binding_problems,
+    config_problems,
+    number_problems,
+    record_problems,
+    recorded_fingerprint,
+    target_problems,
+)
+from edgekit.bases import Base
 from edgekit.errors import PeftAdapterError
 from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-RECORD_FILE = "edgekit.json"
 
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
 _FLOATS = {"torch.float32", "torch.float16", "torch.bfloat16"}
-
-# Fields of PEFT's LoraConfig that do not change what the trained A and B compute, or that this
-# module reads itself. Any other field that is set is refused by name: exact or not at all.
-_HARMLESS = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
-    "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "peft_type",
-    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
-    "target_modules", "task_type", "use_dora", "use_rslora",
-}  # fmt: skip
-# Initializations that subtract something from the base: their A and B fit the changed base only.
-_BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-_WAYS_OUT = {
-    "use_dora": "DoRA rescales the merged weight's columns; a LoRA socket cannot express it "
-    "exactly. Train with use_dora=False, or merge it into the base and build that.",
-    "modules_to_save": "whole retrained modules do not fit a socket. Train without "
-    "modules_to_save, or merge into the base and build that.",
-    "bias": "trained biases do not fit a socket. Train with bias='none'.",
-}
 
 Array = npt.NDArray[np.float32]
 
@@ -106,25 +93,22 @@ def read_peft_adapter(
     Raises:
         PeftAdapterError: With every problem.
     """
-    config = _read_json(path / CONFIG_FILE, name)
-    weights_file = path / WEIGHTS_FILE
-    if not weights_file.is_file():
-        pickled = (path / "adapter_model.bin").is_file()
+    if not path.is_dir():
         raise PeftAdapterError(
-            f"adapter '{name}': {weights_file} is missing",
-            hint="Only a pickled adapter_model.bin is there, which is not loaded for safety; save "
-            "it again with safe_serialization=True."
-            if pickled
-            else "Point at the directory that PeftModel.save_pretrained wrote.",
+            f"adapter '{name}': there is no directory '{path}'",
+            hint="Point at the directory that PeftModel.save_pretrained wrote.",
         )
-    record = _read_json(path / RECORD_FILE, name) if (path / RECORD_FILE).is_file() else {}
-    problems = [*_config_problems(config), *_binding_problems(config, record, base, assume_base)]
-    shapes = base_linear_shapes(base.path)
-    tensors, tensor_problems = _read_tensors(weights_file)
-    problems += tensor_problems
-    modules, pair_problems = _pairs(tensors, config, shapes, max_rank)
-    problems += pair_problems
-    if problems:
+    problems: list[str] = []
+    config = _read_json(path / CONFIG_FILE, problems)
+    record = _read_json(path / RECORD_FILE, problems) if (path / RECORD_FILE).exists() else {}
+    tensors = _read_tensors(path / WEIGHTS_FILE, problems)
+    modules: dict[str, LoraPair] = {}
+    if config is not None:
+        problems += config_problems(config)
+        problems += record_problems(record or {})
+        problems += binding_problems(config, record or {}, base, assume_base=assume_base)
+        modules = _modules(config, tensors, base, max_rank, problems)
+    if problems or config is None or record is None:
         raise PeftAdapterError(
             f"adapter '{name}' does not fit base '{base.name}'",
             problems=problems,
@@ -136,9 +120,9 @@ def read_peft_adapter(
         modules=modules,
         record=record,
         digest=sha256_of_bytes(
-            f"{sha256_of_file(path / CONFIG_FILE)} {sha256_of_file(weights_file)}".encode()
+            f"{sha256_of_file(path / CONFIG_FILE)} {sha256_of_file(path / WEIGHTS_FILE)}".encode()
         ),
-        binding="recorded" if _recorded_fingerprint(record) else "assumed",
+        binding="recorded" if recorded_fingerprint(record) else "assumed",
     )
 
 
@@ -156,110 +140,64 @@ def base_linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """A JSON object, or None and a problem."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{path.name}: missing; point at what PeftModel.save_pretrained wrote")
     except (OSError, ValueError) as err:
-        raise PeftAdapterError(
-            f"adapter '{name}': cannot read {path}: {err}",
-            hint="Point at the directory that PeftModel.save_pretrained wrote.",
-        ) from err
-    if not isinstance(value, dict):
-        raise PeftAdapterError(f"adapter '{name}': {path} is no JSON object")
-    return value
+        problems.append(f"{path.name}: cannot be read: {err}")
+    else:
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{path.name}: is no JSON object")
+    return None
 
 
-def _config_problems(config: Mapping[str, Any]) -> Iterable[str]:
-    """Settings that sockets cannot express exactly."""
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        yield f"{CONFIG_FILE}: peft_type: expected LORA, got {kind}"
-    for key, reason in _WAYS_OUT.items():
-        value = config.get(key)
-        if value and value != "none":
-            yield f"{CONFIG_FILE}: {key}={value!r}: {reason}"
-    init = str(config.get("init_lora_weights")).lower()
-    if init.startswith(_BASE_CHANGING_INIT):
-        yield (
-            f"{CONFIG_FILE}: init_lora_weights={init!r} changes the base's weights; convert it "
-            "with save_pretrained(…, path_initial_model_for_weight_conversion=…) first"
-        )
-    for key, value in sorted(config.items()):
-        if key not in _HARMLESS and value not in (None, False, [], {}, ""):
-            yield f"{CONFIG_FILE}: {key}={value!r} is not supported: it changes what LoRA computes"
-
-
-def _recorded_fingerprint(record: Mapping[str, Any]) -> str | None:
-    base = record.get("base")
-    return base.get("fingerprint") if isinstance(base, dict) else None
-
-
-def _binding_problems(
-    config: Mapping[str, Any], record: Mapping[str, Any], base: Base, assume_base: bool
-) -> Iterable[str]:
-    """Does the adapter say that it was made for another base?"""
-    recorded = _recorded_fingerprint(record)
-    if recorded:
-        if recorded != base.fingerprint:
-            its = record["base"].get("name", "?")
-            yield (
-                f"trained on base '{its}' with fingerprint {recorded}, "
-                f"this is '{base.name}' with {base.fingerprint}"
-            )
-        return
-    said = str(config.get("base_model_name_or_path") or "")
-    if assume_base or not said or _same_base(said, base):
-        return
-    note = ""
-    if base.name in EMBEDDED and said == EMBEDDED[base.name].hub_id:
-        note = f" ('{base.name}' holds dequantized weights, '{said}' the Hub's float ones)"
-    yield (
-        f"{CONFIG_FILE}: base_model_name_or_path: expected '{base.name}', got '{said}'{note}; "
-        "if they are the same weights, say so with --assume-base"
-    )
-
-
-def _same_base(said: str, base: Base) -> bool:
-    """A matching name, or a path, which says nothing on another machine."""
-    if said.lower() == base.name.lower():
-        return True
-    if Path(said).is_absolute() or said.startswith((".", "~")) or Path(said).exists():
-        return True
-    return base.name not in EMBEDDED and Path(said).name.lower() == base.path.name.lower()
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Array], list[str]]:
+def _read_tensors(path: Path, problems: list[str]) -> dict[str, Array]:
     """Every tensor as float32; integers and float64 are no LoRA that PEFT writes."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        pickled = path.with_name("adapter_model.bin").is_file()
+        note = (
+            "; only a pickled adapter_model.bin is there, which is not loaded for safety: save "
+            "it again with safe_serialization=True"
+        )
+        problems.append(f"{path.name}: missing{note if pickled else ''}")
+        return {}
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as err:
-        return {}, [f"{path.name}: cannot be read: {err}"]
-    problems = [
-        f"{key}: expected float32, float16 or bfloat16, got {str(tensor.dtype)[6:]}"
-        for key, tensor in stored.items()
-        if str(tensor.dtype) not in _FLOATS
-    ]
+        problems.append(f"{path.name}: cannot be read: {err}")
+        return {}
     if not stored:
         problems.append(f"{path.name}: holds no tensors")
-    tensors = {key: tensor.to(torch.float32).numpy() for key, tensor in stored.items()}
-    for key, array in tensors.items():
-        if bad := int(array.size - np.isfinite(array).sum()):
-            problems.append(f"{key}: {bad} of {array.size} values are NaN or infinite")
-    return tensors, problems
+    tensors: dict[str, Array] = {}
+    for key, tensor in stored.items():
+        if (dtype := str(tensor.dtype)) in _FLOATS:
+            tensors[key] = array = tensor.to(torch.float32).numpy()
+            if bad := int(array.size - np.isfinite(array).sum()):
+                problems.append(f"{key}: {bad} of {array.size} values are NaN or infinite")
+        else:
+            kind = dtype.removeprefix("torch.")
+            problems.append(f"{key}: expected float32, float16 or bfloat16, got {kind}")
+            tensors[key] = np.zeros(tuple(tensor.shape), np.float32)  # its shape is checked too
+    return tensors
 
 
-def _pairs(
-    tensors: Mapping[str, Array],
+def _modules(
     config: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, int]],
+    tensors: Mapping[str, Array],
+    base: Base,
     max_rank: int,
-) -> tuple[dict[str, LoraPair], list[str]]:
+    problems: list[str],
+) -> dict[str, LoraPair]:
     """Match A with B for every module, check the shapes, fold the scaling into B."""
-    problems: list[str] = []
+    shapes = base_linear_shapes(base.path)
     halves: dict[str, dict[str, Array]] = {}
     for key, tensor in tensors.items():
         match = _TENSOR.match(key)
@@ -269,14 +207,19 @@ def _pairs(
             problems.append(f"{key}: the base has no decoder linear '{match['module']}'")
         else:
             halves.setdefault(match["module"], {})[match["half"]] = tensor
+    if halves:
+        problems += target_problems(config, halves, shapes)
+    if wrong_numbers := list(number_problems(config)):
+        problems += wrong_numbers
+        return {}
     pairs: dict[str, LoraPair] = {}
     for module, found in sorted(halves.items()):
-        wrong = _pair_problems(module, found, config, shapes[module], max_rank)
-        problems += wrong
-        if not wrong:
+        if wrong := _pair_problems(module, found, config, shapes[module], max_rank):
+            problems += wrong
+        else:
             scaled = found["B"] * np.float32(_scaling(module, config))
             pairs[module] = LoraPair(found["A"], scaled)
-    return pairs, problems
+    return pairs
 
 
 def _pair_problems(
