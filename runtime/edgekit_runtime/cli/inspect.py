@@ -112,11 +112,11 @@ def _targets_table(targets: Mapping[str, Any]) -> Any:
 
 
 def _quantization(settings: Mapping[str, str]) -> str:
-    """The two settings that matter at a glance, or all of an unknown scheme."""
-    known = [settings[key] for key in ("precision", "block_size") if key in settings]
-    if len(known) == 2:
-        return f"{known[0]}, block {known[1]}"
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "float"
+    """The settings that matter at a glance; `--json` has all."""
+    if "bits" not in settings:
+        return "float"
+    block = settings.get("block_size")
+    return f"int{settings['bits']}" + (f", block {block}" if block else "")
 
 
 def _adapters_table(adapters: Mapping[str, Any]) -> Any:
