@@ -51,8 +51,8 @@ def _check_validation(value: Any) -> Any:
     return float(value)
 
 
-def _check_target_modules(value: Any) -> Any:
-    if isinstance(value, str):
+def _check_modules(value: Any) -> Any:
+    if value is None or isinstance(value, str):  # None is right where the field's type says so
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return tuple(value)
@@ -144,12 +144,8 @@ class LoraRecipe(_Typed):
     r: int = Field(default=16, ge=1)
     lora_alpha: float = Field(default=32, gt=0)
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
-    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_check_target_modules)] = (
-        "all-linear"
-    )
-    exclude_modules: Annotated[
-        str | tuple[str, ...] | None, BeforeValidator(_check_target_modules)
-    ] = None
+    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_check_modules)] = "all-linear"
+    exclude_modules: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_modules)] = None
     use_rslora: bool = False
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}

@@ -119,6 +119,7 @@ def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: s
     values = [value for _, value in [*train, *evals] if value]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=title, xlabel="step", ylabel="loss per learnt token (nats)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
