@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from edgekit.errors import RecipeError
 from edgekit_runtime.errors import nearest
@@ -35,11 +36,18 @@ class AdapterSupport(_Section):
 
 
 class ParityBounds(_Section):
-    """What the parity gate demands; see docs/concepts.md."""
+    """What the parity gate demands; see docs/concepts.md.
+
+    Attributes:
+        max_weight_error_steps: How far a weight may lie from its float original, in quantization
+            steps: half a step by rounding, one where int4's uneven range cuts off.
+        max_nll_increase: Nats a token that quantization may cost; None leaves it open.
+    """
 
     exact_max_mean_kl: float = Field(default=1e-6, gt=0)
     exact_min_top1: float = Field(default=0.999, gt=0, le=1)
     shipping_max_mean_kl: float = Field(default=1e-2, gt=0)
+    max_weight_error_steps: float | None = Field(default=1.01, gt=0)
     max_nll_increase: float | None = None
 
 
@@ -59,7 +67,7 @@ class TargetProfile(_Section):
         requires: Package name to a version prefix, checked when the bundle opens.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str
     execution_provider: str
     builder: Literal["cpu"]
@@ -107,15 +115,29 @@ def load_target(name_or_path: str) -> TargetProfile:
 
 
 def _read(path: Path) -> TargetProfile:
+    where = f"target profile '{path}'"
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as err:
-        raise RecipeError(f"target profile '{path}' is no YAML: {err}") from err
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise RecipeError(f"{where} cannot be read: {err}") from err
     try:
         return TargetProfile.model_validate(data)
     except ValidationError as err:
-        problems = [
-            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
-            for error in err.errors()
-        ]
-        raise RecipeError(f"target profile '{path}' is wrong", problems=problems) from err
+        problems = [_describe(error) for error in err.errors(include_url=False)]
+        raise RecipeError(f"{where} is wrong", problems=problems) from err
+
+
+def _describe(error: ErrorDetails) -> str:
+    """One problem as ``dotted.key: what is wrong``, with the nearest key where one is unknown."""
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location) or "profile"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']}, got {error['input']!r}"
+    section: type[BaseModel] = TargetProfile
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return f"{where}: unknown key; {nearest(location[-1], section.model_fields)}"

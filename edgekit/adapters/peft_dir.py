@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from edgekit.adapters.peft_checks import (
     CONFIG_FILE,
-    RECORD_FILE,
     binding_problems,
     config_problems,
     number_problems,
@@ -24,6 +23,7 @@ from edgekit.adapters.peft_checks import (
     recorded_fingerprint,
     target_problems,
 )
+from edgekit.adapters.peft_checks import RECORD_FILE as RECORD_FILE
 from edgekit.bases import Base
 from edgekit.errors import PeftAdapterError
 from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file

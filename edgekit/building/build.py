@@ -1,6 +1,5 @@
 """Build a bundle: one base, N adapters, one directory per target, proven before it ships."""
 
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +12,17 @@ from edgekit.building.fit import check_fit
 from edgekit.building.parity import ParityFigures, check_parity
 from edgekit.building.target_dir import target_record, write_target
 from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
-from edgekit.bundling.write import refuse_existing, staged_bundle, write_json, write_manifest
+from edgekit.bundling.names import check_names
+from edgekit.bundling.write import (
+    PARITY_REPORT,
+    refuse_existing,
+    staged_bundle,
+    write_json,
+    write_manifest,
+)
 from edgekit.errors import BuildError, PeftAdapterError
-from edgekit.targets import ParityBounds, TargetProfile, load_target
+from edgekit.targets import TargetProfile, load_target
 from edgekit_runtime.manifest import BaseRecord, Manifest
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED = {"base", "none", "off"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +77,8 @@ def build(
     """
     adapters = adapters or {}
     refuse_existing(output, overwrite=overwrite)
-    profiles = {profile.name: profile for profile in map(load_target, targets)}
-    check_names([name, *adapters])
+    check_names(name, adapters)
+    profiles = _profiles(targets, max_nll_increase)
     on_message(f"resolving the base '{base}'")
     resolved = resolve_base(base)
     refuse_unsupported(resolved)
@@ -100,13 +103,13 @@ def build(
                     resolved,
                     contract,
                     files,
-                    _bounds(profile, max_nll_increase),
+                    profile.parity,
                     on_message=on_message,
                 )
             records[target] = target_record(resolved, profile, verified=parity)
         _write_tokenizer(root, next(iter(profiles)))
-        _write_licenses(root, resolved, adapters)
-        write_json(root / "reports" / "parity.json", parity_report(figures))
+        _write_licenses(root, resolved)
+        write_json(root / PARITY_REPORT, _base_report(profiles, figures))
         dtypes = {target: record.dtype for target, record in records.items()}
         adapter_records = {
             adapter: write_card(
@@ -116,6 +119,7 @@ def build(
                 {target: read[target][adapter] for target in profiles},
                 dtypes,
                 resolved.fingerprint,
+                {target: by_adapter[adapter] for target, by_adapter in figures.items()},
             )
             for adapter, source in adapters.items()
         }
@@ -134,26 +138,11 @@ def build(
 def parity_report(
     figures: Mapping[str, Mapping[str, ParityFigures]],
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """``reports/parity.json``: target to adapter (``base`` for none) to figures."""
+    """The JSON form: target to adapter (``base`` for none) to figures."""
     return {
         target: {name or "base": figure.to_dict() for name, figure in by_adapter.items()}
         for target, by_adapter in figures.items()
     }
-
-
-def check_names(names: Mapping[str, object] | list[str]) -> None:
-    """Refuse names that are no safe directory, or that mean something else on a command line.
-
-    Raises:
-        BuildError: With every bad name.
-    """
-    problems = [
-        f"{name!r}: expected letters, digits, '.', '_', '-', at most 64, not {sorted(_RESERVED)}"
-        for name in names
-        if not _NAME.fullmatch(name) or name in _RESERVED
-    ]
-    if problems:
-        raise BuildError("bad bundle or adapter name", problems=problems)
 
 
 def read_adapters(
@@ -187,11 +176,39 @@ def read_adapters(
     return read
 
 
-def _bounds(profile: TargetProfile, max_nll_increase: float | None) -> ParityBounds:
-    """The profile's bounds, with the recipe's own on quantization where it sets one."""
-    if max_nll_increase is None:
-        return profile.parity
-    return profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
+def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[str, TargetProfile]:
+    """Profiles by name, with the recipe's own bound on quantization where it sets one."""
+    if not targets:
+        raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
+    profiles: dict[str, TargetProfile] = {}
+    for reference in targets:
+        profile = load_target(reference)
+        if profile.name in profiles:
+            raise BuildError(
+                f"target '{profile.name}' is named twice",
+                hint="Give your own profile a name of its own.",
+            )
+        if max_nll_increase is not None:
+            bounds = profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
+            profile = profile.model_copy(update={"parity": bounds})
+        profiles[profile.name] = profile
+    return profiles
+
+
+def _base_report(
+    profiles: Mapping[str, TargetProfile], figures: Mapping[str, Mapping[str, ParityFigures]]
+) -> dict[str, object]:
+    """``reports/parity.json``: each target's bounds and the base's figures.
+
+    An adapter's figures are in its own card, so that adding one changes no file of the base.
+    """
+    return {
+        target: {
+            "bounds": profile.parity.model_dump(),
+            "base": figures[target][""].to_dict() if target in figures else None,
+        }
+        for target, profile in profiles.items()
+    }
 
 
 def _base_record(base: Base) -> BaseRecord:
@@ -212,13 +229,11 @@ def _write_tokenizer(root: Path, target: str) -> None:
             shutil.copyfile(file, root / "tokenizer" / file.name)
 
 
-def _write_licenses(root: Path, base: Base, adapters: Mapping[str, AdapterSource]) -> None:
-    """What the base and the adapters declare, and the base's own licence files."""
+def _write_licenses(root: Path, base: Base) -> None:
+    """What the base declares, and its own licence files; an adapter's licence is in its card."""
     directory = root / "licenses"
     directory.mkdir()
-    declared = {f"base {base.name}": base.license}
-    declared |= {f"adapter {name}": source.license for name, source in adapters.items()}
-    lines = [f"{what}: {license or 'not declared'}\n" for what, license in declared.items()]
-    (directory / "LICENSES.txt").write_text("".join(lines), encoding="utf-8")
+    text = f"base {base.name}: {base.license or 'not declared'}\n"
+    (directory / "LICENSES.txt").write_text(text, encoding="utf-8", newline="\n")
     for file in sorted(base.path.glob("LICEN[SC]E*")):
         shutil.copyfile(file, directory / f"base-{file.name}")

@@ -3,6 +3,7 @@
 Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,66 +16,89 @@ from edgekit_runtime.contract import SocketContract
 Array = npt.NDArray[np.float32]
 
 
-def dequantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, Array]:
-    """Every quantized weight as float32, by its Hugging Face name.
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A quantized weight, read back.
+
+    Attributes:
+        values: float32 (out, in).
+        steps: What one quantization step is worth at each value, same shape.
+    """
+
+    values: Array
+    steps: Array
+
+    def rows(self, start: int, n: int) -> "QuantizedWeight":
+        """The weight of some output features."""
+        return QuantizedWeight(self.values[start : start + n], self.steps[start : start + n])
+
+
+def quantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, QuantizedWeight]:
+    """Every quantized weight of a graph, by its Hugging Face name.
 
     Args:
         model: The graph with its external data in reach.
         contract: Says which projections a packed matmul holds.
 
     Returns:
-        ``model.layers.0.self_attn.q_proj.weight`` etc. to an array (out, in); the head as
-        ``lm_head.weight``, the embedding as ``model.embed_tokens.weight`` where quantized.
+        ``model.layers.0.self_attn.q_proj.weight`` etc.; the head as ``lm_head.weight``, the
+        embedding as ``model.embed_tokens.weight`` where quantized.
+
+    Raises:
+        BuildError: If a weight cannot be read, or belongs to no known place.
     """
     sockets = {socket.name: socket for socket in contract.sockets}
-    weights: dict[str, Array] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for node in model.graph:
-        name = (node.name or "").strip("/").replace("/", ".")
-        if node.op_type == "MatMulNBits":
-            weight = _matmul_weight(node)
-            socket = next((s for key, s in sockets.items() if name.startswith(key + ".")), None)
-            if socket is None:
-                weights["lm_head.weight"] = weight
-                continue
-            for part in socket.parts:
-                rows = slice(part.offset, part.offset + part.n)
-                weights[f"{part.module}.weight"] = weight[rows]
-        elif node.op_type == "GatherBlockQuantized":
+        path = (node.name or "").strip("/").replace("/", ".").rpartition(".")[0]
+        if node.op_type == "GatherBlockQuantized":
             weights["model.embed_tokens.weight"] = _embedding_weight(node)
+        elif node.op_type == "MatMulNBits" and path in sockets:
+            weight = _matmul_weight(node)
+            for part in sockets[path].parts:
+                weights[f"{part.module}.weight"] = weight.rows(part.offset, part.n)
+        elif node.op_type == "MatMulNBits" and path == "lm_head":
+            weights["lm_head.weight"] = _matmul_weight(node)
+        elif node.op_type == "MatMulNBits":
+            raise BuildError(f"{node.name}: a quantized matmul that is no socket and no head")
     return weights
 
 
-def _matmul_weight(node: ir.Node) -> Array:
+def _matmul_weight(node: ir.Node) -> QuantizedWeight:
     """MatMulNBits: B is uint8 (N, blocks, block_size * bits / 8), scales (N, blocks)."""
     attributes = {key: attribute.as_int() for key, attribute in node.attributes.items()}
     k, n, block = attributes["K"], attributes["N"], attributes["block_size"]
     bits = attributes.get("bits", 4)
-    packed = _tensor(node, 1).reshape(n, -1, block * bits // 8)
+    values = _unpack(_tensor(node, 1).reshape(n, -1, block * bits // 8), bits)
     scales = _tensor(node, 2).astype(np.float32).reshape(n, -1, 1)
-    zero_points = _optional_tensor(node, 3)
-    zero = _zero_points(zero_points, bits, scales.shape)
-    return _affine(_unpack(packed, bits), scales, zero).reshape(n, -1)[:, :k]
+    zero = _zero_points(_optional_tensor(node, 3), bits, scales.shape)
+    return _affine(values, scales, zero, columns=k)
 
 
-def _embedding_weight(node: ir.Node) -> Array:
+def _embedding_weight(node: ir.Node) -> QuantizedWeight:
     """GatherBlockQuantized: the table is int4/uint4 (V, H) or packed uint8, scales (V, blocks)."""
     block = node.attributes["block_size"].as_int()
+    bits = node.attributes["bits"].as_int() if "bits" in node.attributes else 4
     scales = _tensor(node, 2).astype(np.float32)[..., None]
     table = _tensor(node, 0)
-    signed = table.dtype.name == "int4"
     rows = table.shape[0]
     if table.dtype == np.uint8:
-        bits = node.attributes["bits"].as_int() if "bits" in node.attributes else 4
         values = _unpack(table.reshape(rows, -1, block * bits // 8), bits)
     else:
-        bits = 4
         values = table.astype(np.float32).reshape(rows, -1, block)
-    zero = 0.0 if signed else _zero_points(_optional_tensor(node, 3), bits, scales.shape)
-    return _affine(values, scales, zero).reshape(rows, -1)
+    stored = _optional_tensor(node, 3)
+    is_signed = table.dtype.name in {"int4", "int8"}
+    zero = 0.0 if is_signed and stored is None else _zero_points(stored, bits, scales.shape)
+    return _affine(values, scales, zero, columns=scales.shape[1] * block)
 
 
-def _affine(values: npt.NDArray[Any], scales: Array, zero: Array | float) -> Array:
-    return np.asarray((values.astype(np.float32) - zero) * scales, np.float32)
+def _affine(
+    values: npt.NDArray[Any], scales: Array, zero: Array | float, *, columns: int
+) -> QuantizedWeight:
+    rows = values.shape[0]
+    weight = ((values.astype(np.float32) - zero) * scales).reshape(rows, -1)[:, :columns]
+    steps = np.broadcast_to(scales, values.shape).reshape(rows, -1)[:, :columns]
+    return QuantizedWeight(np.asarray(weight, np.float32), steps)
 
 
 def _unpack(packed: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ bake the adapter in). Its output is kept in a content-addressed cache.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock
+
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BuildError
 from edgekit.targets import TargetProfile
+from edgekit_runtime.digests import sha256_of_file
+
+DIGESTS_FILE = "digests.json"
 
 # Architectures that are built and checked in edgekit's tests; the builder knows more.
 SUPPORTED_ARCHITECTURES = (
@@ -44,17 +50,22 @@ def export_base(
     """
     refuse_unsupported(base)
     exports = (cache_dir or default_cache_dir()) / "exports"
-    target = exports / _export_key(base, profile)
-    if (target / "genai_config.json").is_file():
-        on_message("int4 graph found in the cache")
-        return target
-    on_message("exporting the base to int4 ONNX (model builder)")
     exports.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=exports, prefix=".export-") as temporary:
-        out = Path(temporary) / "model"
-        _run_builder(base, profile, out, Path(temporary) / "cache")
-        shutil.rmtree(target, ignore_errors=True)
-        out.replace(target)
+    target = exports / _export_key(base, profile)
+    with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
+        if _is_intact(target):
+            on_message("int4 graph found in the cache")
+            return target
+        on_message("exporting the base to int4 ONNX (model builder)")
+        prefix = f".{target.name}-"
+        for leftover in (target, *exports.glob(f"{prefix}*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # A name of its own: a killed build's child may still be writing to the old one.
+        with tempfile.TemporaryDirectory(dir=exports, prefix=prefix) as temporary:
+            out = Path(temporary) / "model"
+            _run_builder(base, profile, out, Path(temporary) / "cache")
+            (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
+            out.replace(target)
     return target
 
 
@@ -85,8 +96,12 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
 
 def _export_key(base: Base, profile: TargetProfile) -> str:
     """Everything that the exported bytes depend on."""
+    beside_weights = [
+        file for file in base.path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".txt"}
+    ]
     facts = {
         "base": base.fingerprint,
+        "tokenizer": {file.name: sha256_of_file(file) for file in beside_weights},
         "builder": profile.builder,
         "precision": profile.precision,
         "options": builder_options(profile),
@@ -98,6 +113,24 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def _digests(export: Path) -> dict[str, str]:
+    files = sorted(export.rglob("*"))
+    return {
+        file.relative_to(export).as_posix(): sha256_of_file(file)
+        for file in files
+        if file.is_file() and file.name != DIGESTS_FILE
+    }
+
+
+def _is_intact(export: Path) -> bool:
+    """Whether a cached export is there and is what was written."""
+    try:
+        stored = json.loads((export / DIGESTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(stored == _digests(export))
+
+
 def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> None:
     options = [f"{key}={value}" for key, value in builder_options(profile).items()]
     command = [
@@ -107,11 +140,18 @@ def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> 
         *("--extra_options", *options),
     ]
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        check=False,
+    )
     if done.returncode != 0:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise BuildError(
             f"the model builder failed on base '{base.name}' (exit {done.returncode})",
             problems=lines[-6:],
-            hint="To see all of it, run: " + " ".join(command[1:]),
+            hint="To see all of it, run: " + shlex.join(command),
         )

@@ -1,13 +1,13 @@
 """Does a base fit a target and this machine? Asked before any work is done."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edgekit.adapters.peft_dir import PeftAdapter, base_linear_shapes
-from edgekit.bases import Base
-from edgekit.errors import BuildError
+from edgekit.bases import Base, default_cache_dir
+from edgekit.errors import BaseModelError, BuildError
+from edgekit.quiet import quiet_libraries
 from edgekit.targets import TargetProfile
 
 _GIB = 1 << 30
@@ -44,12 +44,13 @@ def check_fit(
         )
     float_bytes = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
     disk_needed = 3 * weights + plugged
-    free = shutil.disk_usage(_existing_parent(output)).free
-    if free < disk_needed:
-        problems.append(
-            f"disk: needs {disk_needed / _GIB:.2f} GiB beside '{output}', "
-            f"{free / _GIB:.2f} GiB are free"
-        )
+    for place in (output, default_cache_dir()):
+        free = shutil.disk_usage(_existing_parent(place)).free
+        if free < disk_needed:
+            problems.append(
+                f"disk: needs {disk_needed / _GIB:.2f} GiB at '{place}', "
+                f"{free / _GIB:.2f} GiB are free"
+            )
     memory_needed = 2 * float_bytes + weights if parity else float_bytes + weights
     available = psutil.virtual_memory().available
     if available < memory_needed:
@@ -71,28 +72,32 @@ def weight_bytes(base: Base, profile: TargetProfile) -> int:
     quantization = profile.quantization
     per_weight = quantization.bits / 8 + 4 / quantization.block_size
     elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
-    config = _config(base)
-    table = int(config["vocab_size"]) * int(config["hidden_size"])
-    tables = 1 if config.get("tie_word_embeddings") else 2
+    config = _load_config(base)
+    table = config.vocab_size * config.hidden_size
+    tables = 1 if config.tie_word_embeddings else 2
     return int((elements + tables * table) * per_weight)
 
 
 def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the float32 key-value cache for the target's whole context."""
     from optimum.utils import NormalizedTextConfigWithGQA
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.path)
+    config = _load_config(base)
     sizes = NormalizedTextConfigWithGQA(config)
     head_size = getattr(config, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     elements = 2 * sizes.num_layers * sizes.num_key_value_heads * head_size
     return int(elements * 4 * profile.context_length)
 
 
-def _config(base: Base) -> dict[str, Any]:
-    value = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    assert isinstance(value, dict)
-    return value
+def _load_config(base: Base) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        with quiet_libraries():
+            return AutoConfig.from_pretrained(base.path)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as err:
+        raise BaseModelError(f"base '{base.name}': config.json makes no sense: {err}") from err
 
 
 def _existing_parent(path: Path) -> Path:

@@ -15,7 +15,7 @@ def keep_last_logits(model: ir.Model) -> None:
     graph = model.graph
     head = _head_matmul(model)
     bounds = [
-        graph.initializers.get(name) or _constant(graph, name, value)
+        _constant(graph, name, value)
         for name, value in (
             ("last.starts", -1),
             ("last.ends", np.iinfo(np.int64).max),

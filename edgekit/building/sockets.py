@@ -138,7 +138,8 @@ def _part_sizes(model: ir.Model, layer: str, projection: str, n: int) -> list[tu
 
 def _attention_heads(model: ir.Model, layer: str) -> tuple[int, int]:
     """(query heads, key-value heads) of a layer's attention node."""
+    place = re.compile(rf"layers[/.]{layer}[/.]")
     for node in model.graph:
-        if node.op_type == "GroupQueryAttention" and f"layers.{layer}/" in (node.name or ""):
+        if node.op_type == "GroupQueryAttention" and place.search(node.name or ""):
             return node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()
     raise BuildError(f"layer {layer}: q/k/v are packed, but there is no GroupQueryAttention node")

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgekit.bases import Base
-from edgekit.building.export import export_base
+from edgekit.building.export import DIGESTS_FILE, export_base
 from edgekit.building.passes import keep_last_logits
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.bundling.write import write_json
@@ -38,7 +38,7 @@ def write_target(
     exported = export_base(base, profile, on_message=on_message)
     directory.mkdir(parents=True)
     for file in sorted(exported.iterdir()):
-        if file.name != "model.onnx":
+        if file.name not in {"model.onnx", DIGESTS_FILE}:
             shutil.copyfile(file, directory / file.name)
     on_message("adding sockets")
     source = directory / _EXPORTED

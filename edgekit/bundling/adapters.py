@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import PeftAdapter
-from edgekit.building.parity import AdapterFiles
+from edgekit.building.parity import AdapterFiles, ParityFigures
 from edgekit.bundling.write import write_json
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import AdapterRecord
@@ -63,6 +63,7 @@ def write_card(
     adapters: Mapping[str, PeftAdapter],
     dtypes: Mapping[str, str],
     base_fingerprint: str,
+    parity: Mapping[str, ParityFigures],
 ) -> AdapterRecord:
     """Write ``adapter.json`` and return the manifest's entry.
 
@@ -73,6 +74,7 @@ def write_card(
         adapters: Target name to the adapter as read for it.
         dtypes: Target name to the dtype of its sockets.
         base_fingerprint: The base that it is bound to from here on.
+        parity: Target name to what the gate measured; empty if it did not run.
     """
     first = next(iter(adapters.values()))
     record = first.record
@@ -97,6 +99,7 @@ def write_card(
         "recipe": recipe,
         "examples": record.get("examples") or [],
         "metrics": validation.get("metrics") or {},
+        "parity": {target: figures.to_dict() for target, figures in parity.items()},
     }
     path = f"adapters/{name}/adapter.json"
     write_json(root / path, card)

@@ -6,25 +6,26 @@ kill, finds the old bundle or the new one.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import ValidationError
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
-from edgekit.building.build import check_names, parity_report
 from edgekit.building.parity import ParityFigures, check_parity
 from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
-from edgekit.bundling.write import bundle_lock, describe_file, replace_file, write_json
+from edgekit.bundling.names import check_names
+from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file, flush, replace_file
 from edgekit.errors import BaseModelError, BuildError
-from edgekit.targets import load_target
+from edgekit.targets import ParityBounds
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import nearest
-from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
-
-_PARITY_REPORT = "reports/parity.json"
+from edgekit_runtime.manifest import MANIFEST_NAME, AdapterRecord, Manifest
 
 
 def add_adapter(
@@ -54,21 +55,42 @@ def add_adapter(
     Raises:
         EdgekitError: A child of it; the bundle is as it was.
     """
-    check_names([name])
-    manifest = Bundle.open(bundle, verify="full").manifest
-    if name in manifest.adapters:
-        raise BuildError(
-            f"bundle '{bundle}' has an adapter '{name}' already",
-            hint=f"Remove it first: edgekit bundle remove {bundle} {name}",
-        )
-    resolved = _bundle_base(manifest, base)
-    with bundle_lock(bundle):
-        _sweep(bundle, manifest)
-        try:
-            return _add(bundle, manifest, name, source, resolved, assume_base, parity, on_message)
-        except BaseException:
-            shutil.rmtree(bundle / "adapters" / name, ignore_errors=True)
-            raise
+    with _editing(bundle, verify="full") as manifest:
+        check_names(None, [*manifest.adapters, name] if name not in manifest.adapters else [name])
+        if name in manifest.adapters:
+            raise BuildError(
+                f"bundle '{bundle}' has an adapter '{name}' already",
+                hint=f"Remove it first: edgekit bundle remove {bundle} {name}",
+            )
+        resolved = _bundle_base(manifest, base)
+        read: dict[str, PeftAdapter] = {}
+        figures: dict[str, ParityFigures] = {}
+        for target, record in manifest.targets.items():
+            contract = _contract(bundle / record.sockets)
+            on_message(f"converting '{name}' for target '{target}'")
+            read[target] = read_peft_adapter(
+                source.for_target(target),
+                resolved,
+                name=name,
+                max_rank=contract.max_rank,
+                assume_base=assume_base,
+            )
+            files = write_adapter(bundle, name, source, read[target], contract, target)
+            if parity:
+                checked = check_parity(
+                    bundle / record.path,
+                    resolved,
+                    contract,
+                    {name: files},
+                    _bounds(bundle, target),
+                    check_base=False,
+                    on_message=on_message,
+                )
+                figures[target] = checked[name]
+        dtypes = {target: record.dtype for target, record in manifest.targets.items()}
+        entry = write_card(bundle, name, source, read, dtypes, resolved.fingerprint, figures)
+        _switch(bundle, _marked(manifest, parity), {**manifest.adapters, name: entry})
+    return figures
 
 
 def remove_adapter(bundle: Path, name: str) -> None:
@@ -77,61 +99,50 @@ def remove_adapter(bundle: Path, name: str) -> None:
     Raises:
         BuildError: If there is none of that name.
     """
-    manifest = Bundle.open(bundle, verify="sizes").manifest
-    if name not in manifest.adapters:
-        raise BuildError(
-            f"bundle '{bundle}' has no adapter '{name}'; {nearest(name, manifest.adapters)}"
-        )
-    with bundle_lock(bundle):
-        adapters = {key: value for key, value in manifest.adapters.items() if key != name}
-        report = _read_report(bundle)
-        for by_adapter in report.values():
-            by_adapter.pop(name, None)
-        _switch(bundle, replace(manifest, adapters=adapters), report)
-        shutil.rmtree(bundle / "adapters" / name)
-
-
-def _add(
-    bundle: Path,
-    manifest: Manifest,
-    name: str,
-    source: AdapterSource,
-    base: Base,
-    assume_base: bool,
-    parity: bool,
-    on_message: Callable[[str], None],
-) -> dict[str, ParityFigures]:
-    read: dict[str, PeftAdapter] = {}
-    figures: dict[str, ParityFigures] = {}
-    for target, record in manifest.targets.items():
-        contract = _contract(bundle / record.sockets)
-        on_message(f"converting '{name}' for target '{target}'")
-        read[target] = read_peft_adapter(
-            source.for_target(target),
-            base,
-            name=name,
-            max_rank=contract.max_rank,
-            assume_base=assume_base,
-        )
-        files = write_adapter(bundle, name, source, read[target], contract, target)
-        if parity:
-            checked = check_parity(
-                bundle / record.path,
-                base,
-                contract,
-                {name: files},
-                load_target(target).parity,
-                check_base=False,
-                on_message=on_message,
+    with _editing(bundle, verify="sizes") as manifest:
+        if name not in manifest.adapters:
+            raise BuildError(
+                f"bundle '{bundle}' has no adapter '{name}'; {nearest(name, manifest.adapters)}"
             )
-            figures[target] = checked[name]
-    dtypes = {target: record.dtype for target, record in manifest.targets.items()}
-    entry = write_card(bundle, name, source, read, dtypes, base.fingerprint)
-    report = _read_report(bundle)
-    for target, by_adapter in parity_report({t: {name: f} for t, f in figures.items()}).items():
-        report.setdefault(target, {}).update(by_adapter)
-    _switch(bundle, replace(manifest, adapters={**manifest.adapters, name: entry}), report)
-    return figures
+        kept = {key: value for key, value in manifest.adapters.items() if key != name}
+        _switch(bundle, manifest, kept)
+
+
+@contextmanager
+def _editing(bundle: Path, *, verify: Literal["sizes", "full"]) -> Iterator[Manifest]:
+    """Hold a bundle for a change; what the manifest does not list in the end is removed."""
+    with bundle_lock(bundle):
+        manifest = Bundle.open(bundle, verify=verify).manifest
+        try:
+            _sweep(bundle)
+            yield manifest
+        except OSError as err:
+            raise BuildError(f"bundle '{bundle}' cannot be changed: {err}") from err
+        finally:
+            _sweep(bundle)
+
+
+def _sweep(bundle: Path) -> None:
+    """Remove adapters that the manifest does not list: of a failed edit, a killed one, or removed.
+
+    The manifest is read anew: an interrupt may have come just before or just after its switch.
+    """
+    (bundle / f".{MANIFEST_NAME}.tmp").unlink(missing_ok=True)
+    manifest = Manifest.from_bytes((bundle / MANIFEST_NAME).read_bytes())
+    directory = bundle / "adapters"
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.name not in manifest.adapters and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _marked(manifest: Manifest, parity: bool) -> Manifest:
+    """Targets count as verified as long as everything in them is."""
+    if parity:
+        return manifest
+    unchecked = {
+        target: replace(record, verified_on=None) for target, record in manifest.targets.items()
+    }
+    return replace(manifest, targets=unchecked)
 
 
 def _bundle_base(manifest: Manifest, reference: str | None) -> Base:
@@ -164,34 +175,34 @@ def _contract(path: Path) -> SocketContract:
     return contract
 
 
-def _read_report(bundle: Path) -> dict[str, dict[str, Any]]:
-    value = json.loads((bundle / _PARITY_REPORT).read_text(encoding="utf-8"))
-    assert isinstance(value, dict)
-    return value
+def _bounds(bundle: Path, target: str) -> ParityBounds:
+    """The bounds that the bundle was built with; its profile may be another one by now."""
+    report = json.loads((bundle / PARITY_REPORT).read_text(encoding="utf-8"))
+    try:
+        return ParityBounds.model_validate(report[target]["bounds"])
+    except (KeyError, TypeError, ValidationError) as err:
+        raise BuildError(
+            f"'{bundle / PARITY_REPORT}' does not say what the parity gate demands: {err}",
+            hint="Build the bundle again with this edgekit.",
+        ) from err
 
 
-def _switch(bundle: Path, manifest: Manifest, report: Mapping[str, Any]) -> None:
-    """Make the bundle what ``manifest`` says, in one rename of the manifest file."""
-    used = {
-        path for entry in manifest.adapters.values() for path in (entry.card, *entry.files.values())
-    }
+def _switch(bundle: Path, manifest: Manifest, adapters: Mapping[str, AdapterRecord]) -> None:
+    """Make these the bundle's adapters, in one rename of the manifest file."""
+    used = {path for entry in adapters.values() for path in (entry.card, *entry.files.values())}
     kept = [
         file
         for file in manifest.files
-        if file.path != _PARITY_REPORT
-        and (not file.path.startswith("adapters/") or file.path in used)
+        if not file.path.startswith("adapters/") or file.path in used
     ]
-    known = {file.path for file in kept}
-    added = [describe_file(bundle, bundle / path) for path in sorted(used - known)]
-    write_json(bundle / _PARITY_REPORT, report)
-    added.append(describe_file(bundle, bundle / _PARITY_REPORT))
-    files: tuple[FileRecord, ...] = tuple(sorted((*kept, *added), key=lambda file: file.path))
-    replace_file(bundle / MANIFEST_NAME, replace(manifest, files=files).to_bytes())
-
-
-def _sweep(bundle: Path, manifest: Manifest) -> None:
-    """Remove what a killed edit left behind."""
-    directory = bundle / "adapters"
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.name not in manifest.adapters:
-            shutil.rmtree(path)
+    added = [bundle / path for path in sorted(used - {file.path for file in kept})]
+    for path in added:
+        flush(path)
+    for directory in {path.parent for path in added}:
+        flush(directory)
+        flush(directory.parent)
+    files = sorted(
+        (*kept, *(describe_file(bundle, path) for path in added)), key=lambda file: file.path
+    )
+    switched = replace(manifest, adapters=adapters, files=tuple(files))
+    replace_file(bundle / MANIFEST_NAME, switched.to_bytes())

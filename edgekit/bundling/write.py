@@ -1,5 +1,6 @@
 """Write a bundle: into a staging directory, flushed, renamed; never half."""
 
+import errno
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ _MEDIA_TYPES = {
     ".txt": "text/plain",
     ".md": "text/markdown",
 }
+PARITY_REPORT = "reports/parity.json"
 _TOOLS = ("edgekit", "onnxruntime", "onnxruntime-genai", "onnx-ir", "torch", "transformers", "peft")
 
 
@@ -44,19 +46,31 @@ def staged_bundle(output: Path, *, overwrite: bool) -> Iterator[Path]:
     same time are refused.
 
     Raises:
-        BuildError: If the output exists, or another build of it is running.
+        BuildError: If the output exists, cannot be written, or another build of it is running.
     """
     output = output.resolve()
-    refuse_existing(output, overwrite=overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
     staging = output.with_name(f".{output.name}.building")
     with bundle_lock(output):
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
+        _recover(output)
+        refuse_existing(output, overwrite=overwrite)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+        except OSError as err:
+            raise BuildError(
+                f"'{output.parent}' cannot be written to: {err.strerror}", hint="Give another -o."
+            ) from err
         try:
             yield staging
             _flush_tree(staging)
             _put_in_place(staging, output)
+        except OSError as err:
+            if err.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise BuildError(
+                f"the disk is full: '{output}' was not built", hint="Free some space, or give -o."
+            ) from err
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -133,12 +147,13 @@ def describe_file(root: Path, path: Path) -> FileRecord:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a power loss, finds the old or the new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # swept by the next edit of a bundle
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    flush(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -148,20 +163,47 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def _put_in_place(staging: Path, output: Path) -> None:
-    if output.exists():
-        retired = output.with_name(f".{output.name}.old")
-        shutil.rmtree(retired, ignore_errors=True)
-        output.rename(retired)
-        staging.rename(output)
-        shutil.rmtree(retired)
+def flush(path: Path) -> None:
+    """Push a file's bytes, or a directory's entries, to the disk."""
+    if path.is_dir():
+        if os.name == "nt":  # Windows cannot open directories, and keeps their entries itself
+            return
+        handle = os.open(path, os.O_RDONLY)
     else:
-        staging.rename(output)
+        handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _flush_tree(root: Path) -> None:
-    """Push every file's bytes to the disk before the rename makes them visible."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+    """Push everything to the disk before the rename makes it visible."""
+    for path in (*root.rglob("*"), root):
+        flush(path)
+
+
+def _retired(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
+def _put_in_place(staging: Path, output: Path) -> None:
+    """Rename; a bundle that is there already steps aside first."""
+    retired = _retired(output)
+    if output.exists():
+        output.rename(retired)
+    try:
+        staging.rename(output)
+    except OSError:
+        _recover(output)
+        raise
+    flush(output.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _recover(output: Path) -> None:
+    """Finish or undo what a kill between the two renames of an overwrite left."""
+    retired = _retired(output)
+    if retired.is_dir() and not output.exists():
+        retired.rename(output)
+    shutil.rmtree(retired, ignore_errors=True)

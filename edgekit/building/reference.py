@@ -1,0 +1,92 @@
+"""The PyTorch original that the parity gate compares with, adapters attached through PEFT."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.bases import Base
+
+Array = npt.NDArray[np.float32]
+
+
+class TorchReference:
+    """A base in float32 with every adapter attached.
+
+    Args:
+        model: A transformers model, or a PeftModel around one.
+        slots: Adapter name to the name that PEFT knows it by.
+    """
+
+    def __init__(self, model: Any, slots: Mapping[str, str]) -> None:
+        self._model = model
+        self._slots = slots
+
+    def logits(self, adapter: str, row: Sequence[int]) -> Any:
+        """Logits (positions, vocabulary) with an adapter, or without one for ``""``."""
+        import torch
+
+        ids = torch.tensor([list(row)])
+        with torch.inference_mode():
+            if not self._slots:
+                return self._model(ids).logits[0]
+            if not adapter:
+                with self._model.disable_adapter():
+                    return self._model(ids).logits[0]
+            self._model.set_adapter(self._slots[adapter])
+            return self._model(ids).logits[0]
+
+    def weight(self, name: str) -> Array:
+        """A weight of the base, by its Hugging Face name."""
+        return np.asarray(self._parameters()[name].detach().numpy())
+
+    def replace_weights(self, weights: Mapping[str, Array]) -> None:
+        """Compute with these base weights from here on."""
+        import torch
+
+        if len({"lm_head.weight", "model.embed_tokens.weight"} & set(weights)) == 1:
+            self._untie_head()
+        parameters = self._parameters()
+        with torch.no_grad():
+            for name, weight in weights.items():
+                parameters[name].copy_(torch.from_numpy(weight))
+
+    def _untie_head(self) -> None:
+        """Give head and embedding a weight each, where the graph rounds only one of them."""
+        import torch
+
+        head = self._model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            key.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
+            for key, parameter in self._model.named_parameters(remove_duplicate=False)
+        }
+
+
+@contextmanager
+def torch_reference(base: Base, adapters: Mapping[str, Path]) -> Iterator[TorchReference]:
+    """Load a base and attach adapters.
+
+    Args:
+        base: The float base.
+        adapters: Name to PEFT directory.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
+    slots = {name: f"adapter{index}" for index, name in enumerate(adapters)}
+    for name, slot in slots.items():
+        path = os.fspath(adapters[name])
+        if isinstance(model, PeftModel):
+            model.load_adapter(path, adapter_name=slot)
+        else:
+            model = PeftModel.from_pretrained(model, path, adapter_name=slot)
+    yield TorchReference(model.eval(), slots)
