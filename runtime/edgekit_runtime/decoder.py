@@ -93,7 +93,8 @@ class Decoder:
             generator = self._open()
             self._n_settled = min(n_tokens, self._n_settled)
             if self._n_settled < generator.token_count():
-                generator.rewind_to(self._n_settled)
+                with _translated():
+                    generator.rewind_to(self._n_settled)
 
     def append(
         self, tokens: Sequence[int], interrupted: Callable[[], T | None] = lambda: None
