@@ -12,7 +12,8 @@ from edgekit.evaluating.evaluate import evaluate
 from edgekit.recipes import BundleRecipe, TrainRecipe, load_recipe
 from edgekit.training.events import GenerationProgress, Message, OnEvent
 from edgekit.training.train import train
-from edgekit_runtime.bench import BenchPlan, bench
+from edgekit_runtime.bench import bench
+from edgekit_runtime.bench_report import BenchPlan
 
 TASKS = ("tone", "appointment")
 HEADLINE = {"tone": "accuracy", "appointment": "field_f1"}
