@@ -111,6 +111,7 @@ def training_arguments(
         "bf16": has_fast_bf16(use_cpu=on_cpu) and not given.get("fp16"),
         "logging_steps": max(1, max_steps // 100),
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,
         "eval_strategy": strategy,
         "eval_steps": interval,
         "save_strategy": "steps",

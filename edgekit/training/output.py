@@ -105,7 +105,7 @@ def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> N
         (output / ADAPTER_CONFIG).unlink(missing_ok=True)
         names = sorted(path.name for path in staged.iterdir())
         for name in sorted(names, key=lambda name: name == ADAPTER_CONFIG):
-            with (staged / name).open("rb") as file:
+            with (staged / name).open("r+b") as file:
                 os.fsync(file.fileno())
             (staged / name).replace(output / name)
     _write_run(output / "checkpoints", digest, finished=True)

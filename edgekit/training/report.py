@@ -100,6 +100,7 @@ def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: s
     """Draw training and validation loss into a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -119,7 +120,7 @@ def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: s
     values = [value for _, value in [*train, *evals] if value]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title=title, xlabel="step", ylabel="loss per learnt token (nats)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

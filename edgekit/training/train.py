@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
+from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
 from edgekit.training.adapter_files import write_adapter_files
 from edgekit.training.arguments import (
@@ -19,7 +20,6 @@ from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
 from edgekit.training.generating import generate_texts
 from edgekit.training.output import finish_output, prepare_output, refuse_output, run_digest
 from edgekit.training.prepare import Prepared, prepare
-from edgekit.training.quiet import quiet_libraries
 from edgekit.training.report import (
     RowCounts,
     TrainingReport,

@@ -4,6 +4,7 @@ The loss takes logits only where something is learnt. With a vocabulary of 49k a
 completions behind long prompts the head is a large part of a small model's work.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from edgekit.errors import RecipeError
 from edgekit.training.events import OnEvent, TrainingStep
 from edgekit.training.tokens import IGNORED, TokenizedExample
 
@@ -195,7 +197,13 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Report the latest figures."""
+        """Report the latest figures, and stop where there is nothing to gain any more."""
+        for name in ("loss", "eval_loss"):
+            if logs and not math.isfinite(logs.get(name, 0.0)):
+                raise RecipeError(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}",
+                    hint="Lower training.learning_rate, or look for odd rows in the data.",
+                )
         names = ("loss", "learning_rate", "eval_loss")
         self._latest |= {name: logs[name] for name in names if logs and name in logs}
         self._tell(state)

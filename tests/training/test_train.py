@@ -323,6 +323,14 @@ def test_a_value_that_transformers_refuses_is_a_recipe_error(
         run(make_recipe(tmp_path / "a", training={"lr_scheduler_type": "cosinus"}))
 
 
+def test_a_run_that_diverges_stops_and_says_what_to_do(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    wild = {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0, "optim": "sgd"}
+    with pytest.raises(RecipeError, match=r"training diverged: .*\nLower training\.learning_rate"):
+        run(make_recipe(tmp_path / "a", training=wild))
+
+
 def test_unknown_metrics_are_refused_before_training(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
