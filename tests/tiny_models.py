@@ -27,6 +27,7 @@ _TOKENIZER_TEXT = [
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
@@ -41,7 +42,7 @@ def make_tiny_model(
 
     Args:
         directory: Made if it does not exist.
-        family: "llama", "qwen2", "qwen3", "gemma" or "gemma2".
+        family: "llama", "mistral", "qwen2", "qwen3", "gemma" or "gemma2".
         seed: Of the weights.
         tied: Whether the head shares the embedding's weights.
 

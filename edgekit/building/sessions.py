@@ -40,7 +40,7 @@ class TargetSessions:
             for graph in graphs
         )
         config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
-        self._head_size = config["model"]["decoder"]["head_size"]
+        self._decoder: dict[str, Any] = config["model"]["decoder"]
         self._adapters: dict[Path, Any] = {}
 
     def score(self, row: Sequence[int], adapter: Path | None) -> npt.NDArray[np.float32]:
@@ -66,7 +66,7 @@ class TargetSessions:
                 self._adapters[adapter] = ort.LoraAdapter()
                 self._adapters[adapter].Load(os.fspath(adapter))
             options.add_active_adapter(self._adapters[adapter])
-        (logits,) = session.run(["logits"], _feeds(session, row, self._head_size), options)
+        (logits,) = session.run(["logits"], _feeds(session, row, self._decoder), options)
         return np.asarray(logits[0], np.float32)
 
 
@@ -102,9 +102,14 @@ def _as_bytes(path: Path, accuracy_level: int | None = None) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def _feeds(session: Any, row: Sequence[int], head_size: int) -> dict[str, npt.NDArray[Any]]:
+def _feeds(
+    session: Any, row: Sequence[int], decoder: dict[str, Any]
+) -> dict[str, npt.NDArray[Any]]:
     """Inputs of a first pass: token ids, mask, positions, and an empty key-value cache."""
     n = len(row)
+    # The cache of a layer with a sliding window is a ring of fixed size, also when it is empty.
+    window = decoder.get("sliding_window", {"window_size": 0, "layers": []})
+    rings = {f"past_key_values.{layer}" for layer in window["layers"]}
     feeds: dict[str, npt.NDArray[Any]] = {}
     for value in session.get_inputs():
         if value.name == "input_ids":
@@ -114,6 +119,7 @@ def _feeds(session: Any, row: Sequence[int], head_size: int) -> dict[str, npt.ND
         elif value.name == "position_ids":
             feeds[value.name] = np.arange(n, dtype=np.int64)[None]
         elif value.name.startswith("past_key_values."):
+            size = window["window_size"] if value.name.rpartition(".")[0] in rings else 0
             dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, head_size), dtype)
+            feeds[value.name] = np.zeros((1, value.shape[1], size, decoder["head_size"]), dtype)
     return feeds

@@ -65,9 +65,8 @@ def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype)
     out.name, base.name = base.name, f"{base.name}_base"
     out.type, out.shape = base.type, base.shape
     down.outputs[0].name, up.outputs[0].name = f"{out.name}_lora_A", f"{out.name}_lora_B"
-    for user, index in tuple(base.uses()):
-        if user is not total:
-            user.replace_input_with(index, out)
+    ir.convenience.replace_all_uses_with(base, out, replace_graph_outputs=True)
+    total.replace_input_with(0, base)
     graph.insert_after(node, [down, up, total])
 
 

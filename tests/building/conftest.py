@@ -1,0 +1,34 @@
+"""A built target of the tiny base, with what the gate needs to check it."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgekit.bases import Base, resolve_base
+from edgekit_runtime.contract import SocketContract
+
+
+@dataclass(frozen=True)
+class BuiltTarget:
+    directory: Path
+    base: Base
+    contract: SocketContract
+
+    def copy(self, to: Path) -> "BuiltTarget":
+        shutil.copytree(self.directory, to)
+        return BuiltTarget(to, self.base, self.contract)
+
+
+@pytest.fixture(scope="session")
+def built_target(built_tiny_bundle: Path, tiny_base: Path) -> BuiltTarget:
+    """The cpu target of the shared bundle; read only, copy before changing it."""
+    directory = built_tiny_bundle / "targets" / "cpu"
+    problems: list[str] = []
+    contract = SocketContract.from_dict(
+        json.loads((directory / "sockets.json").read_text()), problems
+    )
+    assert not problems
+    return BuiltTarget(directory, resolve_base(str(tiny_base)), contract)
