@@ -89,3 +89,16 @@ def built_tiny_bundle(
         },
     )
     return output
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
+    """A tiny bundle with adapters alpha (its own template) and beta; read only.
+
+    Where there is no torch to build one with, EDGEKIT_TEST_BUNDLES names a directory with one.
+    """
+    ready = os.environ.get("EDGEKIT_TEST_BUNDLES")
+    if ready:
+        return Path(ready) / "tiny"
+    built: Path = request.getfixturevalue("built_tiny_bundle")
+    return built

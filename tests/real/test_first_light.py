@@ -1,0 +1,112 @@
+"""From data to device on a real model: what the README promises, in numbers."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from edgekit_runtime import Bundle
+
+pytestmark = pytest.mark.real
+
+TEST_ROWS = "bundles/demo/data/tone/test.csv"
+PROMPTS = (
+    "Phrase: The cat came home after a week!\nTone:",
+    "The capital of France is",
+    "Message: Lunch with Ana at noon on Friday.\nJSON:",
+)
+
+
+def test_the_gate_measured_what_it_promises(real_bundle: Path) -> None:
+    report = json.loads((real_bundle / "reports" / "parity.json").read_text(encoding="utf-8"))
+    figures = report["cpu"]
+    assert set(figures) == {"base", "tone", "plain"}
+    for name, figure in figures.items():
+        assert figure["positions"] >= 1024, name
+        assert figure["exact_mean_kl"] < 1e-6, name
+        assert figure["exact_top1"] >= 0.999, name
+        assert figure["shipping_mean_kl"] <= 1e-2, name
+    assert figures["tone"]["effect_kl"] >= 0.1
+    assert figures["plain"]["effect_kl"] >= 0.1
+
+
+def test_the_bundle_scores_like_torch_and_beats_the_base(
+    real_bundle: Path, tone_adapter: Path
+) -> None:
+    from edgekit import evaluate
+
+    on_device = evaluate(data=TEST_ROWS, bundle=real_bundle, adapter="tone")
+    in_torch = evaluate(data=TEST_ROWS, base="smollm2-135m", adapter=str(tone_adapter))
+    base = evaluate(data=TEST_ROWS, bundle=real_bundle, recipe_of="tone", perplexity=False)
+    assert on_device.n_rows == in_torch.n_rows == base.n_rows == 100
+    # 100 rows: int4 may turn a few close calls either way.
+    assert abs(on_device.metrics["accuracy"] - in_torch.metrics["accuracy"]) <= 0.06
+    assert on_device.metrics["accuracy"] >= base.metrics["accuracy"] + 0.2
+    assert on_device.metrics["accuracy"] > 0.4
+    assert on_device.metrics["perplexity"] < 1.2 * in_torch.metrics["perplexity"]
+
+
+def test_two_hundred_random_swaps_leave_no_trace(real_bundle: Path) -> None:
+    expected = {}
+    with Bundle.open(real_bundle).engine(threads=2) as fresh:
+        for adapter in (None, "tone", "plain"):
+            for prompt in PROMPTS:
+                answer = fresh.generate(prompt, adapter=adapter, max_new_tokens=6)
+                expected[adapter, prompt] = answer.token_ids
+    for prompt in PROMPTS[1:]:
+        assert len({expected[adapter, prompt] for adapter in (None, "tone", "plain")}) == 3
+    chance = random.Random(0)
+    with Bundle.open(real_bundle).engine(threads=2) as engine:
+        memory = []
+        for swap in range(201):
+            adapter, prompt = chance.choice((None, "tone", "plain")), chance.choice(PROMPTS)
+            answer = engine.generate(prompt, adapter=adapter, max_new_tokens=6)
+            assert answer.token_ids == expected[adapter, prompt], (swap, adapter, prompt)
+            if swap in (100, 200):
+                memory.append(_rss_bytes())
+    # The first hundred warm the allocator up; the second hundred shows a leak if there is one.
+    assert memory[1] - memory[0] < 1_000_000
+
+
+def test_the_base_answers_through_its_chat_template(real_bundle: Path) -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    with Bundle.open(real_bundle).engine() as engine:
+        assert "Paris" in engine.generate(messages=question, max_new_tokens=24).text
+
+
+def test_a_schema_rules_the_answer_of_an_adapter(real_bundle: Path) -> None:
+    labels = ["joy", "sadness", "anger", "fear", "surprise"]
+    schema = {
+        "type": "object",
+        "properties": {"tone": {"enum": labels}},
+        "required": ["tone"],
+        "additionalProperties": False,
+    }
+    with Bundle.open(real_bundle).engine() as engine:
+        answer = engine.generate(PROMPTS[0], adapter="tone", schema=schema, max_new_tokens=32)
+        assert json.loads(answer.text)["tone"] in labels
+        choice = engine.generate(PROMPTS[0], adapter="plain", choices=[f" {x}" for x in labels])
+        assert choice.text.strip() in labels
+
+
+def test_torch_and_bundle_agree_on_perplexity_row_by_row(
+    real_bundle: Path, tone_adapter: Path
+) -> None:
+    from edgekit.evaluating.subjects import bundle_subject, torch_subject
+    from edgekit.training.tokens import TokenizedExample
+
+    with torch_subject("smollm2-135m", tone_adapter) as torch_model:
+        ids = tuple(torch_model.tokenizer(PROMPTS[0] + " joy").input_ids)
+        row = [TokenizedExample(input_ids=ids, labels=ids)]
+        expected, count = torch_model.nll(row)
+    with bundle_subject(real_bundle, "tone") as on_device:
+        got, same_count = on_device.nll(row)
+    assert count == same_count == len(ids) - 1
+    assert got / count == pytest.approx(expected / count, abs=0.5)
+
+
+def _rss_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
