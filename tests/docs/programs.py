@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
+from edgekit.cli.commands import app as edgekit_app
 from edgekit_runtime.cli.commands import app as runtime_app
 from edgekit_runtime.cli.mounting import LazyCommand
-from edgekit.cli.commands import app as edgekit_app
 
 PROGRAMS: dict[str, Any] = {"edgekit": edgekit_app, "edgekit-run": runtime_app}
 # click's UsageError, wherever typer keeps its click.
