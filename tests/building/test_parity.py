@@ -189,7 +189,9 @@ def test_crossed_sockets_in_the_graph_fail(
     for graph in ("score.onnx", "model.onnx"):
         edit_graph(target.directory / graph, cross)
     found = run_gate(target, alpha)
-    assert any(line.startswith("adapter 'alpha': conversion is not exact: mean KL") for line in found)
+    assert any(
+        line.startswith("adapter 'alpha': conversion is not exact: mean KL") for line in found
+    )
 
 
 def test_a_generating_graph_that_differs_from_the_scoring_graph_fails(
