@@ -70,7 +70,8 @@ class Page:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        found, marks = [], []
+        found: list[Block] = []
+        marks: list[str] = []
         lines = self.text.splitlines()
         index = 0
         while index < len(lines):

@@ -14,7 +14,7 @@ from edgekit_runtime.cli.mounting import LazyCommand
 
 PROGRAMS: dict[str, Any] = {"edgekit": edgekit_app, "edgekit-run": runtime_app}
 # click's UsageError, wherever typer keeps its click.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: Any = typer.BadParameter.__mro__[1]
 _KINDS = {str: "text", Path: "path", int: "number", float: "number", list[str]: "text"}
 
 
@@ -55,7 +55,7 @@ def parse_error(line: str) -> str | None:
     except typer.Exit:  # --help, --version
         return None
     except _UsageError as err:
-        return err.format_message()
+        return str(err.format_message())
     return None
 
 
