@@ -9,6 +9,10 @@ import pytest
 
 from tests.tiny_models import make_tiny_model
 
+# Before torch is imported, and for child processes: tiny models gain nothing from threads, and
+# threads that wait for each other make a busy machine many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -29,6 +29,8 @@ class TargetSessions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # PyTorch takes its turn between runs: threads that spin while they wait would slow it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The copy with float32 compute exists in memory only; its weights are the target's.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.fspath(target.resolve())
