@@ -1,6 +1,5 @@
 """``edgekit train``: recipe in, adapter out, with a progress bar in between."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,10 +49,6 @@ def train_command(
         edgekit train bundles/demo/tone.yaml
         edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
     """
-    # Read once, when torch loads its threads. By default they spin while they wait, and beside any
-    # other busy process a step of some thousand small operations takes 20 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
     from edgekit.recipes import TrainRecipe, load_recipe
     from edgekit_runtime.cli.console import console, write_json
 
