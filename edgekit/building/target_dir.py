@@ -80,16 +80,23 @@ def context_length(base: Base, profile: TargetProfile) -> int:
 
 
 def _write_graphs(source: Path, directory: Path, profile: TargetProfile) -> SocketContract:
-    plain = ir.load(source)
+    plain = _load(source)
     contract = find_sockets(plain, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype)
     keep_last_logits(plain)
     ir.save(plain, directory / GRAPHS["base"])
-    socketed = ir.load(source)
+    socketed = _load(source)
     add_sockets(socketed, contract)
     ir.save(socketed, directory / GRAPHS["score"])
     keep_last_logits(socketed)
     ir.save(socketed, directory / GRAPHS["model"])
     return contract
+
+
+def _load(source: Path) -> ir.Model:
+    """The builder's graph, without the commit of whatever repository it was started in."""
+    model = ir.load(source)
+    model.producer_version = version("onnxruntime-genai")
+    return model
 
 
 def _write_genai_config(path: Path, context: int) -> None:

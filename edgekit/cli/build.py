@@ -138,11 +138,13 @@ def _print(report: "BuildReport") -> None:
     for target, figures in report.parity.items():
         table = Table(title=f"Parity on target '{target}'", title_justify="left")
         table.add_column("adapter")
-        for heading in ("exact KL", "top-1", "shipping KL", "NLL float", "NLL shipped", "cost"):
+        headings = ("effect KL", "exact KL", "top-1", "shipping KL", "NLL float", "shipped", "cost")
+        for heading in headings:
             table.add_column(heading, justify="right")
         for adapter, figure in figures.items():
             table.add_row(
                 adapter or "(base)",
+                "" if figure.effect_kl is None else f"{figure.effect_kl:.2g}",
                 f"{figure.exact_mean_kl:.1e}",
                 f"{figure.exact_top1:.2%}",
                 f"{figure.shipping_mean_kl:.1e}",

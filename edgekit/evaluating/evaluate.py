@@ -18,9 +18,9 @@ from edgekit.evaluating.answers import (
 )
 from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
+from edgekit.quiet import quiet_libraries
 from edgekit.recipes import DataRecipe
 from edgekit.training.examples import Example, examples_of
-from edgekit.quiet import quiet_libraries
 from edgekit.training.tables import read_table
 from edgekit.training.tokens import TokenizedSplit, tokenize_examples
 from edgekit_runtime import Bundle

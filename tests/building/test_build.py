@@ -156,16 +156,20 @@ def again(
     built_tiny_bundle: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What built_tiny_bundle is, from copies elsewhere, with an empty cache, at another time."""
+    """What built_tiny_bundle is, from copies elsewhere, with an empty cache, at another time.
+
+    In another working directory too: the model builder writes the commit of the repository that
+    it is started in into its graph.
+    """
     directory = tmp_path_factory.mktemp("again")
     base = shutil.copytree(tiny_base, directory / "elsewhere" / tiny_base.name)
     adapters = {
         "alpha": shutil.copytree(alpha_adapter, directory / "a"),
         "beta": shutil.copytree(beta_adapter, directory / "b"),
     }
-    # Its base's path is of the machine that trained it: it says nothing, and is copied nowhere.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_CACHE", str(directory / "cache"))
+        patch.chdir(directory)
         build(
             name="tiny",
             base=str(base),
