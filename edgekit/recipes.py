@@ -229,7 +229,7 @@ class ParityRecipe(_Typed):
 class BundleRecipe(_Typed):
     """``edgekit build recipe.yaml``."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str
     version: str = "0.1.0"
     base: str
     targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("cpu",)

@@ -37,6 +37,18 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
+def keep_whole_cache(model: ir.Model) -> None:
+    """Give sliding-window layers (Gemma 2) a plain key-value cache, in place.
+
+    The builder lets such a layer keep a ring of one window. A ring cannot be rewound once it
+    has wrapped, which a session does at every turn; the window itself (``local_window_size``)
+    stays.
+    """
+    for node in model.graph:
+        if node.op_type == "GroupQueryAttention":
+            node.attributes.pop("sliding_window_cache", None)
+
+
 def _head_matmul(model: ir.Model) -> ir.Node:
     """The matmul that makes the logits, found by walking back from the output."""
     value = next((out for out in model.graph.outputs if out.name == "logits"), None)

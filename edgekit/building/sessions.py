@@ -109,9 +109,6 @@ def _feeds(
 ) -> dict[str, npt.NDArray[Any]]:
     """Inputs of a first pass: token ids, mask, positions, and an empty key-value cache."""
     n = len(row)
-    # The cache of a layer with a sliding window is a ring of fixed size, also when it is empty.
-    window = decoder.get("sliding_window", {"window_size": 0, "layers": []})
-    rings = {f"past_key_values.{layer}" for layer in window["layers"]}
     feeds: dict[str, npt.NDArray[Any]] = {}
     for value in session.get_inputs():
         if value.name == "input_ids":
@@ -121,7 +118,6 @@ def _feeds(
         elif value.name == "position_ids":
             feeds[value.name] = np.arange(n, dtype=np.int64)[None]
         elif value.name.startswith("past_key_values."):
-            size = window["window_size"] if value.name.rpartition(".")[0] in rings else 0
             dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            feeds[value.name] = np.zeros((1, value.shape[1], size, decoder["head_size"]), dtype)
+            feeds[value.name] = np.zeros((1, value.shape[1], 0, decoder["head_size"]), dtype)
     return feeds

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.export import DIGESTS_FILE, export_base
-from edgekit.building.passes import keep_last_logits
+from edgekit.building.passes import keep_last_logits, keep_whole_cache
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.bundling.write import write_json
 from edgekit.targets import TargetProfile
@@ -93,15 +93,17 @@ def _write_graphs(source: Path, directory: Path, profile: TargetProfile) -> Sock
 
 
 def _load(source: Path) -> ir.Model:
-    """The builder's graph, without the commit of whatever repository it was started in."""
+    """The builder's graph with whole caches, without the commit of the working directory."""
     model = ir.load(source)
     model.producer_version = version("onnxruntime-genai")
+    keep_whole_cache(model)
     return model
 
 
 def _write_genai_config(path: Path, context: int) -> None:
-    """Cap the context: genai allocates the key-value cache for all of it."""
+    """Cap the context, for which genai allocates the key-value cache; no cache is a ring."""
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["model"]["context_length"] = context
     config["search"]["max_length"] = context
+    config["model"]["decoder"].pop("sliding_window", None)
     write_json(path, config)

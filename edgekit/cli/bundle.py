@@ -129,6 +129,8 @@ def remove_command(
 ) -> None:
     """Remove an adapter from a bundle.
 
+    The base and the other adapters stay as they are, byte for byte.
+
     Example:
         edgekit bundle remove my-bundle legal
     """

@@ -56,6 +56,8 @@ def eval_command(
 ) -> None:
     """Score a torch model or a bundle, with an adapter or without, by one code.
 
+    Prompt, completion and metrics come from the adapter's recorded recipe unless they are given.
+
     Examples:
         edgekit eval --bundle bundles/support --adapter banking --data test.csv
         edgekit eval --base smollm2-135m --adapter adapters/banking --data test.csv --json

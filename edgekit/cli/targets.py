@@ -25,6 +25,8 @@ def _group() -> None:
 def list_command(as_json: JsonOption = False) -> None:
     """List the profiles that ship with edgekit.
 
+    Your own profile is a .yaml file; `edgekit build --target my-device.yaml` takes it.
+
     Example:
         edgekit targets list
     """
@@ -61,6 +63,8 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show a profile: commented YAML, a starting point for your own.
+
+    NAME is a profile that ships with edgekit, or the path of a .yaml file.
 
     Examples:
         edgekit targets show cpu

@@ -137,6 +137,8 @@ def run_command(
 ) -> None:
     """Answer one prompt, or every line of a file.
 
+    -p is raw text; --input fills the adapter's own template; --chat applies the chat template.
+
     Examples:
         {command} my-bundle -p "The capital of France is" -n 8
         {command} my-bundle --adapter tone --input text="Great, it broke again"

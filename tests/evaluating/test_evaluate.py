@@ -1,0 +1,134 @@
+"""One scoring code for a torch model and for a bundle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli import main
+from edgekit.errors import DataError, RecipeError
+from edgekit.evaluating.answers import tfidf_answers, with_shots
+from edgekit.evaluating.evaluate import EvaluationReport, evaluate
+from edgekit.training.examples import Example
+from edgekit_runtime.errors import AdapterError
+
+ROWS = [
+    ("where is my card", "lost"),
+    ("turn on the light", "light"),
+    ("the card is lost", "lost"),
+    ("the light in the kitchen", "light"),
+]
+RECIPE = {"prompt": "Q: {text}\nA:", "completion": " {answer}", "task": "classification"}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Four questions with one of two labels."""
+    path = tmp_path_factory.mktemp("rows") / "test.csv"
+    lines = ["text,answer", *(f"{text},{answer}" for text, answer in ROWS)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def on_device(built_tiny_bundle: Path, rows: str) -> EvaluationReport:
+    return evaluate(data=rows, bundle=built_tiny_bundle, adapter="alpha")
+
+
+@pytest.fixture(scope="module")
+def in_torch(tiny_base: Path, alpha_adapter: Path, rows: str) -> EvaluationReport:
+    return evaluate(data=rows, base=str(tiny_base), adapter=str(alpha_adapter))
+
+
+def test_torch_and_bundle_score_the_same_rows_by_the_recorded_recipe(
+    on_device: EvaluationReport, in_torch: EvaluationReport
+) -> None:
+    assert on_device.n_rows == in_torch.n_rows == 4
+    assert set(on_device.metrics) == set(in_torch.metrics) == {"exact_match", "perplexity"}
+    assert on_device.wrong[0]["prompt"] == in_torch.wrong[0]["prompt"] == "Q: where is my card\nA:"
+
+
+def test_perplexity_of_bundle_and_torch_differs_by_quantization_only(
+    on_device: EvaluationReport, in_torch: EvaluationReport
+) -> None:
+    ratio = on_device.metrics["perplexity"] / in_torch.metrics["perplexity"]
+    # Random weights suffer more from int4 than trained ones; a wrong adapter is orders away.
+    assert 0.2 < ratio < 5
+
+
+def test_the_adapter_changes_what_is_measured(
+    built_tiny_bundle: Path, rows: str, on_device: EvaluationReport
+) -> None:
+    base = evaluate(data=rows, bundle=built_tiny_bundle, recipe_of="alpha")
+    assert base.adapter is None
+    assert base.metrics["perplexity"] != pytest.approx(on_device.metrics["perplexity"], rel=0.01)
+
+
+@pytest.mark.parametrize("where", ["bundle", "torch"])
+def test_scored_labels_are_always_labels(
+    where: str, built_tiny_bundle: Path, tiny_base: Path, rows: str
+) -> None:
+    subject: dict[str, Any] = (
+        {"bundle": built_tiny_bundle} if where == "bundle" else {"base": str(tiny_base)}
+    )
+    report = evaluate(data=rows, recipe=RECIPE, method="labels", train=rows, **subject)
+    assert report.method == "labels"
+    assert {row["prediction"] for row in report.wrong} <= {"lost", "light"}
+    # Both labels are there twice, and every answer is one of them.
+    assert report.metrics["accuracy"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_few_shot_puts_solved_rows_of_every_label_first() -> None:
+    known = [Example(place="", prompt=f"Q: {t}\nA:", completion=f" {a}") for t, a in ROWS]
+    asked = with_shots([Example(place="", prompt="Q: x\nA:", completion=" lost")], known, 2)
+    prompt = asked[0].prompt or ""
+    assert prompt.endswith("\n\nQ: x\nA:")
+    assert prompt.count("\n\n") == 2
+    assert "A: lost" in prompt
+    assert "A: light" in prompt
+
+
+def test_the_baseline_learns_what_words_tell() -> None:
+    known = [Example(place="", prompt=text, completion=f" {label}") for text, label in ROWS]
+    answers = tfidf_answers(known, known)
+    assert answers.predictions == answers.references
+
+
+def test_a_base_without_a_recipe_says_how_to_give_one(built_tiny_bundle: Path, rows: str) -> None:
+    with pytest.raises(RecipeError, match="nothing says how a row becomes a prompt"):
+        evaluate(data=rows, bundle=built_tiny_bundle, adapter="beta")
+
+
+def test_few_shot_without_training_rows_is_refused(built_tiny_bundle: Path, rows: str) -> None:
+    with pytest.raises(RecipeError, match="needs training rows"):
+        evaluate(data=rows, bundle=built_tiny_bundle, adapter="alpha", method="few-shot")
+
+
+def test_a_field_that_the_data_lack_is_named(built_tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("question,answer\nwhere,lost\n", encoding="utf-8")
+    with pytest.raises(DataError, match="text"):
+        evaluate(data=str(path), bundle=built_tiny_bundle, adapter="alpha")
+
+
+def test_an_unknown_adapter_names_the_near_ones(built_tiny_bundle: Path, rows: str) -> None:
+    with pytest.raises(AdapterError, match="did you mean 'alpha'"):
+        evaluate(data=rows, bundle=built_tiny_bundle, adapter="alpa")
+
+
+def test_the_command_prints_the_report_as_json(
+    built_tiny_bundle: Path, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--adapter", "alpha", "--data", rows]
+    assert main([*command, "--limit", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["n_rows"] == 2
+    assert 0 <= report["metrics"]["exact_match"] <= 1
+
+
+def test_the_command_wants_exactly_one_subject(
+    rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "--data", rows]) == 2
+    assert "either --bundle or --base" in capsys.readouterr().err
