@@ -130,19 +130,16 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
 
 
 def _print(report: "BuildReport") -> None:
-    from rich.table import Table
-
-    from edgekit_runtime.cli.console import console
+    from edgekit_runtime.cli.console import add_row, console, new_table, show_size
 
     screen = console()
+    numbers = ["effect KL", "exact KL", "top-1", "shipping KL", "NLL float", "shipped", "cost"]
     for target, figures in report.parity.items():
-        table = Table(title=f"Parity on target '{target}'", title_justify="left")
-        table.add_column("adapter")
-        headings = ("effect KL", "exact KL", "top-1", "shipping KL", "NLL float", "shipped", "cost")
-        for heading in headings:
-            table.add_column(heading, justify="right")
+        title = f"Parity on target '{target}', KL and NLL in nats a token"
+        table = new_table(title, ["adapter", *numbers], right=numbers)
         for adapter, figure in figures.items():
-            table.add_row(
+            add_row(
+                table,
                 adapter or "(base)",
                 "" if figure.effect_kl is None else f"{figure.effect_kl:.2g}",
                 f"{figure.exact_mean_kl:.1e}",
@@ -155,5 +152,5 @@ def _print(report: "BuildReport") -> None:
         screen.print(table)
     if not report.parity:
         screen.print("[yellow]unchecked: the parity gate was switched off[/]")
-    size = report.size_bytes / 1e6
-    screen.print(f"{report.output}  {size:.1f} MB  {report.manifest.digest}", soft_wrap=True)
+    size = show_size(report.size_bytes)
+    screen.print(f"{report.output}  {size}  {report.manifest.digest}", soft_wrap=True)

@@ -100,24 +100,18 @@ def eval_command(
 
 
 def _print(report: "EvaluationReport") -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from edgekit_runtime.cli.console import console
+    from edgekit_runtime.cli.console import add_row, console, new_table, printable, warn
 
     screen = console()
     who = f"{report.subject} + {report.adapter}" if report.adapter else report.subject
-    table = Table(
-        title=f"{escape(who)}, {report.method}, {report.n_rows} rows", title_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("score", justify="right")
+    screen.print(f"{who}, {report.method}, {report.n_rows} rows", markup=False, soft_wrap=True)
+    table = new_table(None, ["metric", "score"], right=["score"])
     for name, value in report.metrics.items():
-        table.add_row(name, f"{value:.3f}")
+        add_row(table, name, f"{value:.3f}")
     screen.print(table)
     if report.n_too_long:
-        screen.print(f"[yellow]{report.n_too_long} rows over the context were left out[/]")
+        warn(f"{report.n_too_long} rows over the context were left out")
     for row in report.wrong:
-        tail = row["prompt"][-160:]
-        screen.print(f"[dim]…{escape(tail)}[/]", soft_wrap=True)
-        screen.print(f"   expected {row['reference']!r}, got {row['prediction']!r}", markup=False)
+        asked = printable(row["prompt"][-200:])
+        got = f"  reference: {row['reference']}\n  prediction: {printable(row['prediction'])}"
+        screen.print(f"{asked}\n{got}\n", markup=False, highlight=False, soft_wrap=True)
