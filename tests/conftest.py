@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from tests.tiny_models import make_tiny_model
 # Before torch is imported, and for child processes: tiny models gain nothing from threads, and
 # threads that wait for each other make a busy machine many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A runner in the background starts with Ctrl-C ignored, and children inherit that; some tests
+# press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
