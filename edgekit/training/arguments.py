@@ -98,6 +98,8 @@ def training_arguments(
     on_cpu = trains_on_cpu(given)
     max_steps = _max_steps(given, n_sequences)
     interval = max(1, math.ceil(max_steps / N_EVALUATIONS))
+    # The best step can only be kept where a checkpoint is written: one interval for both.
+    interval = given.get("eval_steps", given.get("save_steps", interval))
     strategy = "steps" if validates else "no"
     values: dict[str, Any] = {
         "per_device_train_batch_size": DEFAULT_BATCH_SIZE,
