@@ -143,7 +143,7 @@ class LoraRecipe(_Typed):
 
     r: int = Field(default=16, ge=1)
     lora_alpha: float = Field(default=32, gt=0)
-    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_check_modules)] = "all-linear"
     exclude_modules: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_modules)] = None
     use_rslora: bool = False

@@ -40,7 +40,8 @@ class ParityBounds(_Section):
 
     Attributes:
         max_weight_error_steps: How far a weight may lie from its float original, in quantization
-            steps: half a step by rounding, one where int4's uneven range cuts off.
+            steps: half a step by rounding, one where symmetric int4 ends at +7, more where
+            k_quant cuts off an end of a block.
         max_nll_increase: Nats a token that quantization may cost; None leaves it open.
     """
 

@@ -244,6 +244,16 @@ def test_a_gguf_that_is_not_there(tmp_path: Path) -> None:
     assert error.hint == WAYS_OUT
 
 
+def test_a_gguf_whose_tokenizer_is_damaged(tiny_gguf: Path, tmp_path: Path) -> None:
+    """A merge of a token that is not in the vocabulary."""
+    damaged = tmp_path / "damaged.gguf"
+    merge, wrong = (f"\u0100 {second}".encode() for second in "\u0101\u0201")
+    assert tiny_gguf.read_bytes().count(merge) == 1
+    damaged.write_bytes(tiny_gguf.read_bytes().replace(merge, wrong))
+    message = str(refusal(damaged, cache_dir=tmp_path / "cache"))
+    assert message.startswith("base 'damaged.gguf' cannot be read: ")
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 4, 100, 2000, -100])
 def test_a_gguf_that_is_cut_off(keep_bytes: int, tiny_gguf: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"

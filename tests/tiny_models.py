@@ -33,6 +33,8 @@ _ARCHITECTURES = {
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
 }
+# As the real ones do; the others put nothing before a text.
+_ADD_BOS = {"mistral", "gemma", "gemma2"}
 
 
 def make_tiny_model(
@@ -65,13 +67,13 @@ def make_tiny_model(
         bos_token_id=1, eos_token_id=EOS_TOKEN_ID, pad_token_id=EOS_TOKEN_ID
     )
     model.save_pretrained(directory)
-    make_tiny_tokenizer(directory)
+    make_tiny_tokenizer(directory, adds_bos=family in _ADD_BOS)
     return directory
 
 
-def make_tiny_tokenizer(directory: Path) -> None:
+def make_tiny_tokenizer(directory: Path, *, adds_bos: bool = False) -> None:
     """Write a byte-level BPE tokenizer with SmolLM2's special tokens; pad equals EOS (2)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -86,6 +88,10 @@ def make_tiny_tokenizer(directory: Path) -> None:
     )
     tokenizer.train_from_iterator(_TOKENIZER_TEXT, trainer)
     assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|im_start|>",

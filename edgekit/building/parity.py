@@ -1,6 +1,7 @@
 """The parity gate: what was built is compared with the PyTorch original before it may ship.
 
-Four steps, per target and adapter:
+Four steps, per target and adapter, after the runtime's tokenizer and chat template were found to
+say what the base's own say:
 
 a. empty sockets equal the graph without sockets, token for token;
 b. the conversion is exact: the graph with float32 compute and the adapter, against torch with
@@ -26,6 +27,7 @@ from edgekit.building.agreement import Agreement, NllSum
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
 from edgekit.building.sessions import TargetSessions, greedy_tokens
+from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.errors import ParityError
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
@@ -122,8 +124,11 @@ def check_parity(
         tokens = {name: _rows(base, files.prompts) for name, files in adapters.items()}
         if check_base:
             tokens = {"": _rows(base, ())} | tokens
+        on_message("parity: the tokenizer and the chat template")
+        prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
+        breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches = _compare_empty_sockets(target, _rows(base, ()), threads)
+        breaches += _compare_empty_sockets(target, _rows(base, ()), threads)
         peft = {name: files.peft for name, files in adapters.items()}
         sessions = TargetSessions(target, threads)
         with torch_reference(base, peft) as reference:

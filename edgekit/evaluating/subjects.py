@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
+from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
 from edgekit.training.tokens import IGNORED, Question, TokenizedExample
 from edgekit_runtime import Bundle
@@ -102,8 +103,8 @@ class TorchSubject:
         return total, count
 
     def _nll_of(self, prompt: str, completion: str) -> float:
-        head = len(self.tokenizer(prompt).input_ids)
-        ids = self.tokenizer(prompt + completion).input_ids
+        head = len(encode(self.tokenizer, prompt))
+        ids = encode(self.tokenizer, prompt + completion)
         return self._sum(ids, range(min(head, len(ids) - 1), len(ids)))
 
     def _sum(self, ids: Sequence[int], positions: Sequence[int]) -> float:
@@ -139,7 +140,8 @@ class BundleSubject:
         texts = []
         for number, question in enumerate(questions, 1):
             generation = self.engine.generate(
-                question.prompt,
+                None if question.messages else question.prompt,
+                messages=question.messages,
                 adapter=self.adapter,
                 max_new_tokens=max_new_tokens,
                 temperature=0.0,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import DataError
+from edgekit.tokenizing import encode
 from edgekit.training.examples import Example
 
 IGNORED = -100
@@ -30,11 +31,16 @@ class TokenizedExample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What generation is scored on: a prompt, and what should follow."""
+    """What generation is scored on: a prompt, and what should follow.
+
+    Attributes:
+        messages: The conversation that the prompt was rendered from, where it was.
+    """
 
     prompt: str
     prompt_ids: tuple[int, ...]
     reference: str
+    messages: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +107,7 @@ def _tokenize(
         return _tokenize_completion(example.prompt, example.completion, tokenizer)
     if example.messages is not None:
         return _tokenize_messages(example.messages, tokenizer, end_ids, example.place)
-    ids = [*tokenizer(example.text).input_ids]
+    ids = [*encode(tokenizer, example.text or "")]
     if ids[-1:] != [tokenizer.eos_token_id]:
         ids.append(tokenizer.eos_token_id)
     return [TokenizedExample(input_ids=tuple(ids), labels=tuple(ids))], None
@@ -110,8 +116,8 @@ def _tokenize(
 def _tokenize_completion(
     prompt: str, completion: str, tokenizer: Any
 ) -> tuple[list[TokenizedExample], Question]:
-    prompt_ids = tokenizer(prompt).input_ids
-    whole = tokenizer(prompt + completion).input_ids
+    prompt_ids = encode(tokenizer, prompt)
+    whole = encode(tokenizer, prompt + completion)
     # As one text where that leaves the prompt's own tokens alone; otherwise the border would
     # fall inside a token that inference never sees, so the completion is tokenized by itself.
     if whole[: len(prompt_ids)] == prompt_ids and len(whole) > len(prompt_ids):
@@ -155,7 +161,10 @@ def _tokenize_messages(
         learnt, rest = _turn_ids(turn[len(prompt) :], tokenizer, end_ids)
         pieces += [(prompt_ids[len(so_far) :], False), (learnt, True), (rest, False)]
         question = Question(
-            prompt=prompt, prompt_ids=tuple(prompt_ids), reference=message["content"].strip()
+            prompt=prompt,
+            prompt_ids=tuple(prompt_ids),
+            reference=message["content"].strip(),
+            messages=tuple(messages[:index]),
         )
     assert question is not None  # examples_of refuses conversations without an assistant turn
     last = pieces[:-1]  # behind the last end of turn nothing is left to read

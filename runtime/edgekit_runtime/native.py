@@ -108,27 +108,38 @@ class Tokenizer:
         self._native = native
         self._lock = lock
         self.eos_ids = frozenset(int(token) for token in native.eos_token_ids)
+        self._bos = int(native.bos_token_id)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, with what the tokenizer puts before it.
 
+        A text that already begins with the beginning-of-text token, as a filled chat template
+        often does, gets no second one.
+
         Raises:
             GenerationError: For text that the tokenizer would cut short or cannot take.
         """
+        tokens = self._encode(text, add_special_tokens=True)
+        return self.encode_chat(text) if tokens[:2] == [self._bos] * 2 else tokens
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Tokens of a filled chat template, which says itself what comes first.
+
+        Raises:
+            GenerationError: As `encode` does.
+        """
+        return self._encode(text, add_special_tokens=False)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
             raise GenerationError(
                 "the text holds a NUL or half a surrogate pair, which is no text",
                 hint="Remove it; decode bytes with errors='replace'.",
             )
         with self._lock:
+            # genai's own default is to add nothing, whatever the tokenizer was trained with.
+            self._native.update_options(add_special_tokens=str(add_special_tokens).lower())
             return [int(token) for token in self._native.encode(text)]
-
-    def encode_chat(self, text: str) -> list[int]:
-        """Tokens of a filled chat template, which often brings its own beginning-of-text token."""
-        tokens = self.encode(text)
-        if len(tokens) > 1 and tokens[0] == tokens[1] == int(self._native.bos_token_id):
-            return tokens[1:]
-        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of some tokens, without special ones."""

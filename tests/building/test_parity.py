@@ -1,5 +1,6 @@
 """The gate has teeth: each planted fault fails it, with the figures in the message."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -287,3 +288,36 @@ def test_the_gate_prints_nothing(
         check_base=False,
     )
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_that_differs_fails_and_is_shown(
+    built_target: BuiltTarget, alpha: PeftAdapter, tmp_path: Path
+) -> None:
+    target = built_target.copy(tmp_path / "target")
+    file = target.directory / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [],
+        "special_tokens": {
+            "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
+        },
+    }
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    found = run_gate(target, alpha)
+    assert found[0].startswith("tokens of '  leading, trailing  ': expected …[")
+    assert " at 0, got …[1, " in found[0]
+
+
+def test_a_chat_template_that_differs_fails_and_is_shown(
+    built_target: BuiltTarget, alpha: PeftAdapter, tmp_path: Path
+) -> None:
+    target = built_target.copy(tmp_path / "target")
+    file = target.directory / "chat_template.jinja"
+    file.write_text(file.read_text(encoding="utf-8").replace("assistant\n", "assistant: "))
+    found = run_gate(target, alpha)
+    assert found[0].startswith("chat template with 1 messages: expected …")
