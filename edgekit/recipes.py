@@ -27,7 +27,8 @@ from edgekit.templates import template_fields
 from edgekit_runtime.errors import nearest
 
 Task = Literal["classification", "extraction", "generation", "summarization", "chat"]
-SUPPORTED_METHODS = ("lora",)
+SUPPORTED_METHODS = ("lora", "qlora")
+TARGET_WEIGHTS = "target:"
 
 
 class _Typed(BaseModel):
@@ -158,6 +159,7 @@ class TrainRecipe(_Typed):
     """``edgekit train recipe.yaml``.
 
     Attributes:
+        weights: ``target:NAME`` for method qlora: train on the int4 weights of that target.
         training: Hugging Face ``TrainingArguments`` by their own names; checked when training.
         metrics: Scored on validation at the end; the task's own by default.
         seed: Of the split, the adapter's first weights, the order of rows and dropout.
@@ -165,6 +167,7 @@ class TrainRecipe(_Typed):
 
     base: str
     method: str = "lora"
+    weights: str | None = None
     task: Task = "generation"
     data: DataRecipe
     lora: LoraRecipe = LoraRecipe()
@@ -180,6 +183,21 @@ class TrainRecipe(_Typed):
         if method not in SUPPORTED_METHODS:
             raise ValueError(f"not supported; supported now: {', '.join(SUPPORTED_METHODS)}")
         return method
+
+    @model_validator(mode="after")
+    def _weights_fit_the_method(self) -> "TrainRecipe":
+        if self.method == "qlora" and self.target is None:
+            got = "none" if self.weights is None else repr(self.weights)
+            raise ValueError(f"method qlora needs weights: {TARGET_WEIGHTS}NAME, got {got}")
+        if self.method != "qlora" and self.weights is not None:
+            raise ValueError(f"weights is for method qlora, and method is {self.method}")
+        return self
+
+    @property
+    def target(self) -> str | None:
+        """Name or path of the target whose weights are trained on; None for the float base."""
+        name = (self.weights or "").removeprefix(TARGET_WEIGHTS)
+        return name if name and name != self.weights else None
 
 
 class AdapterSource(_Typed):

@@ -118,15 +118,41 @@ def test_every_problem_is_told_at_once_with_the_nearest_name() -> None:
         "lora_alpha, lora_dropout, r, rank_pattern, target_modules, use_rslora",
         "seed: should be a valid integer, unable to parse string as an integer, got 'x'",
         "metod: unknown key; did you mean 'method' or 'metrics'? known: base, data, license, "
-        "lora, method, metrics, output, seed, task, training",
+        "lora, method, metrics, output, seed, task, training, weights",
     )
 
 
-@pytest.mark.parametrize("method", ["qlora", "dora", "full", "lorra"])
+@pytest.mark.parametrize("method", ["dora", "full", "lorra"])
 def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
     assert problems_of(values(method=method)) == (
-        f"method: not supported; supported now: lora, got {method!r}",
+        f"method: not supported; supported now: lora, qlora, got {method!r}",
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"method": "qlora"}, "method qlora needs weights: target:NAME, got none"),
+        (
+            {"method": "qlora", "weights": "cpu"},
+            "method qlora needs weights: target:NAME, got 'cpu'",
+        ),
+        (
+            {"method": "qlora", "weights": "target:"},
+            "method qlora needs weights: target:NAME, got 'target:'",
+        ),
+        ({"weights": "target:cpu"}, "weights is for method qlora, and method is lora"),
+    ],
+)
+def test_weights_go_with_qlora_and_with_nothing_else(changes: dict[str, str], problem: str) -> None:
+    (found,) = problems_of(values(**changes))
+    assert problem in found
+
+
+def test_qlora_names_its_target() -> None:
+    recipe = parse_recipe(values(method="qlora", weights="target:mine.yaml"), TrainRecipe)
+    assert recipe.target == "mine.yaml"
+    assert parse_recipe(values(), TrainRecipe).target is None
 
 
 def test_broken_yaml_names_its_line(tmp_path: Path) -> None:

@@ -42,31 +42,37 @@ class TorchReference:
 
     def weight(self, name: str) -> Array:
         """A weight of the base, by its Hugging Face name."""
-        return np.asarray(self._parameters()[name].detach().numpy())
+        return np.asarray(_parameters(self._model)[name].detach().numpy())
 
     def replace_weights(self, weights: Mapping[str, Array]) -> None:
         """Compute with these base weights from here on."""
-        import torch
+        replace_weights(self._model, weights)
 
-        if len({"lm_head.weight", "model.embed_tokens.weight"} & set(weights)) == 1:
-            self._untie_head()
-        parameters = self._parameters()
-        with torch.no_grad():
-            for name, weight in weights.items():
-                parameters[name].copy_(torch.from_numpy(weight))
 
-    def _untie_head(self) -> None:
-        """Give head and embedding a weight each, where the graph rounds only one of them."""
-        import torch
+def replace_weights(model: Any, weights: Mapping[str, Array]) -> None:
+    """Give a transformers model, or the PeftModel around one, other base weights, in place.
 
-        head = self._model.get_output_embeddings()
+    Args:
+        model: The model.
+        weights: By Hugging Face name, ``model.layers.0.self_attn.q_proj.weight`` etc.
+    """
+    import torch
+
+    if len({"lm_head.weight", "model.embed_tokens.weight"} & set(weights)) == 1:
+        # The graph rounds only one of the two, so each needs a weight of its own.
+        head = model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    parameters = _parameters(model)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(torch.from_numpy(weight))
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            key.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
-            for key, parameter in self._model.named_parameters(remove_duplicate=False)
-        }
+
+def _parameters(model: Any) -> dict[str, Any]:
+    return {
+        key.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
+        for key, parameter in model.named_parameters(remove_duplicate=False)
+    }
 
 
 @contextmanager

@@ -53,6 +53,7 @@ def _record(prepared: Prepared, report: TrainingReport) -> dict[str, Any]:
             "source": prepared.base.source,
             "fingerprint": prepared.base.fingerprint,
         },
+        "weights": prepared.recipe.weights,
         "task": prepared.recipe.task,
         "prompt": data["prompt"],
         "completion": data["completion"],

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.bases import Base, resolve_base
+from edgekit.building.export import refuse_unsupported
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.metrics import default_metrics
 from edgekit.recipes import TrainRecipe
+from edgekit.targets import TargetProfile, load_target
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.examples import ExampleSplits, load_examples
 from edgekit.training.generating import end_token_ids
@@ -28,12 +30,19 @@ class Prepared:
     train: TokenizedSplit
     validation: TokenizedSplit
     test: TokenizedSplit
+    profile: TargetProfile | None
     warnings: tuple[str, ...]
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The recipe's metrics, or the task's own."""
         return self.recipe.metrics or default_metrics(self.recipe.task)
+
+    @property
+    def base_digest(self) -> str:
+        """Says on which weights the run trains."""
+        profile = self.profile.model_dump_json() if self.profile else ""
+        return f"{self.base.fingerprint}{profile}"
 
     @property
     def max_new_tokens(self) -> int:
@@ -52,10 +61,13 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
     """
     from transformers import AutoTokenizer, GenerationConfig
 
+    profile = load_target(recipe.target) if recipe.target else None
     tell(Message(text="reading the data"))
     examples = load_examples(recipe)
     tell(Message(text=f"resolving the base '{recipe.base}'"))
     base = resolve_base(recipe.base)
+    if profile is not None:
+        refuse_unsupported(base)
     _check_max_length(recipe, base)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     has_generation_config = (base.path / "generation_config.json").is_file()
@@ -93,6 +105,7 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         train=train_split,
         validation=validation,
         test=test,
+        profile=profile,
         warnings=tuple(warnings),
     )
 

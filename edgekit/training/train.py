@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.building.device_weights import use_device_weights
 from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
@@ -69,7 +70,7 @@ def train(
             tell(Message(text=warning, is_warning=True))
         digest = run_digest(
             recipe,
-            prepared.base.fingerprint,
+            prepared.base_digest,
             [*prepared.train.sequences, *prepared.validation.sequences],
         )
         arguments = training_arguments(
@@ -102,7 +103,7 @@ def _run(
     recipe = prepared.recipe
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
-    model = _with_lora(prepared, on_cpu=arguments.use_cpu)
+    model = _with_lora(prepared, tell, on_cpu=arguments.use_cpu)
     trainer = _trainer(prepared, model, arguments, tell)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
@@ -138,7 +139,7 @@ def _run(
     )
 
 
-def _with_lora(prepared: Prepared, *, on_cpu: bool) -> Any:
+def _with_lora(prepared: Prepared, tell: OnEvent, *, on_cpu: bool) -> Any:
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
@@ -146,6 +147,10 @@ def _with_lora(prepared: Prepared, *, on_cpu: bool) -> Any:
     # On a GPU the frozen weights are held in bfloat16, half the memory; LoRA's stay float32.
     dtype = torch.bfloat16 if not on_cpu and has_fast_bf16(use_cpu=False) else torch.float32
     model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
+    if prepared.profile is not None:
+        use_device_weights(
+            model, prepared.base, prepared.profile, lambda text: tell(Message(text=text))
+        )
     try:
         return get_peft_model(model, lora_config(prepared.recipe.lora))
     except ValueError as err:

@@ -1,6 +1,7 @@
 """A whole run on a tiny base: what it writes, what it promises, what it refuses."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -403,6 +404,42 @@ def test_whole_texts_are_trained_on(
     result = run(recipe)
     assert set(result.report.metrics["validation"]) == {"loss", "perplexity"}
     assert result.report.n_generated == {}
+
+
+def test_qlora_trains_on_the_weights_that_the_device_has(
+    make_recipe: MakeRecipe, tiny_base: Path, rows_csv: Path, tmp_path: Path
+) -> None:
+    """Its loss is the bundle's, up to int8 activations; on the float base it is another."""
+    from edgekit import evaluate
+    from edgekit.building.build import build
+    from edgekit.bundling.adapters import AdapterSource
+
+    changes = {"data": {"validation": str(rows_csv)}, "training": {"max_steps": 4}}
+    recipe = make_recipe(tmp_path / "a", method="qlora", weights="target:cpu", **changes)
+    result = run(recipe)
+    assert result.file("edgekit.json")["weights"] == "target:cpu"
+    build(
+        name="one",
+        base=str(tiny_base),
+        output=tmp_path / "bundle",
+        adapters={"a": AdapterSource(path=recipe.output)},
+        parity=False,
+    )
+    on_device = evaluate(data=str(rows_csv), bundle=tmp_path / "bundle", adapter="a")
+    on_float = evaluate(data=str(rows_csv), base=str(tiny_base), adapter=str(recipe.output))
+    trained = math.log(result.report.metrics["validation"]["perplexity"])
+    gap_device = abs(math.log(on_device.metrics["perplexity"]) - trained)
+    gap_float = abs(math.log(on_float.metrics["perplexity"]) - trained)
+    assert gap_device < 0.01
+    assert gap_float > 5 * gap_device
+
+
+def test_qlora_on_an_unknown_target_is_refused_before_any_work(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="no target 'cpo'"):
+        run(make_recipe(tmp_path / "a", method="qlora", weights="target:cpo"))
+    assert not (tmp_path / "a").exists()
 
 
 def test_gradient_accumulation_is_the_same_as_a_larger_batch(
