@@ -12,6 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read by OpenMP when torch is first imported: its threads spin while they wait, which on a
     # busy machine makes every step many times slower than letting them sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
     def load() -> Any:
         from edgekit.cli.commands import app
