@@ -196,8 +196,13 @@ class TrainRecipe(_Typed):
     @property
     def target(self) -> str | None:
         """Name or path of the target whose weights are trained on; None for the float base."""
-        name = (self.weights or "").removeprefix(TARGET_WEIGHTS)
-        return name if name and name != self.weights else None
+        return target_of(self.weights)
+
+
+def target_of(weights: str | None) -> str | None:
+    """The target of ``target:NAME``; None for anything else."""
+    name = (weights or "").removeprefix(TARGET_WEIGHTS)
+    return name if name and name != weights else None
 
 
 class AdapterSource(_Typed):

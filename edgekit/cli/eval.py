@@ -51,6 +51,12 @@ def eval_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first N rows.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Limit of an answer.")] = None,
     target: Annotated[str | None, typer.Option(help="Target of the bundle.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="For --base: float, or target:NAME; those of the adapter's training by default."
+        ),
+    ] = None,
     perplexity: Annotated[bool, typer.Option(help="Also measure perplexity.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,6 +96,7 @@ def eval_command(
             limit=limit,
             max_new_tokens=max_new_tokens,
             target=target,
+            weights=weights,
             perplexity=perplexity,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )

@@ -19,7 +19,8 @@ from edgekit.evaluating.answers import (
 from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
 from edgekit.quiet import quiet_libraries
-from edgekit.recipes import DataRecipe
+from edgekit.recipes import TARGET_WEIGHTS, DataRecipe, target_of
+from edgekit.targets import load_target
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
 from edgekit.training.tokens import TokenizedSplit, tokenize_examples
@@ -27,6 +28,7 @@ from edgekit_runtime import Bundle
 
 Method = Literal["generate", "labels", "few-shot", "tfidf"]
 _DEFAULT_MAX_NEW_TOKENS = 64
+_FLOAT_WEIGHTS = "float"
 _N_SHOWN = 5
 _SHAPE_KEYS = ("prompt", "completion", "messages", "text_template", "system")
 
@@ -36,7 +38,8 @@ class EvaluationReport:
     """Scores of one subject on one data set.
 
     Attributes:
-        subject: What was scored: ``bundle NAME`` or ``torch BASE``, ``tfidf``.
+        subject: What was scored: ``bundle NAME`` or ``torch BASE``, ``tfidf``; with the weights
+            of the torch base where they are not its own.
         metrics: Shares from 0 to 1; ``perplexity`` of the references' tokens.
         n_too_long: Rows left out because they are over the context.
         wrong: Up to five rows that were answered otherwise than the reference.
@@ -73,6 +76,7 @@ def evaluate(
     limit: int | None = None,
     max_new_tokens: int | None = None,
     target: str | None = None,
+    weights: str | None = None,
     perplexity: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluationReport:
@@ -94,6 +98,8 @@ def evaluate(
         limit: Score the first rows only.
         max_new_tokens: Limit of an answer.
         target: Target of the bundle.
+        weights: Weights of the torch base: ``float``, or ``target:NAME`` for what that target
+            computes with; by default those that the adapter was trained on.
         perplexity: Also measure it, for ``generate``.
         on_progress: Called with rows done and rows in all.
 
@@ -113,13 +119,14 @@ def evaluate(
     if method in {"few-shot", "tfidf"} and not known:
         raise RecipeError(f"method '{method}' needs training rows", hint="Give --train FILE.")
     labels = _labels(recorded, known)
+    weights = _weights(weights, recorded) if bundle is None else None
     with quiet_libraries():
         if method == "tfidf":
             answers = tfidf_answers(known, examples)
         else:
             if method == "few-shot":
                 examples, stop = with_shots(examples, known, shots), stop or "\n"
-            with _open(bundle, base, adapter, target) as subject:
+            with _open(bundle, base, adapter, target, weights) as subject:
                 split = _tokenize(examples, subject, data)
                 if method == "labels":
                     chosen = _label_completions(recorded, labels)
@@ -137,7 +144,7 @@ def evaluate(
     if answers.perplexity is not None:
         scores["perplexity"] = answers.perplexity
     return EvaluationReport(
-        subject="tfidf" if method == "tfidf" else f"bundle {bundle}" if bundle else f"torch {base}",
+        subject="tfidf" if method == "tfidf" else _subject_name(bundle, base, weights),
         adapter=None if method == "tfidf" else adapter,
         method=method,
         data=data,
@@ -150,11 +157,33 @@ def evaluate(
 
 
 def _open(
-    bundle: Path | None, base: str | None, adapter: str | None, target: str | None
+    bundle: Path | None,
+    base: str | None,
+    adapter: str | None,
+    target: str | None,
+    weights: str | None,
 ) -> AbstractContextManager[Subject]:
     if bundle is not None:
         return bundle_subject(bundle, adapter, target=target)
-    return torch_subject(base or "", Path(adapter) if adapter else None)
+    name = target_of(weights)
+    profile = load_target(name) if name else None
+    return torch_subject(base or "", Path(adapter) if adapter else None, profile=profile)
+
+
+def _weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:
+    """``target:NAME``, or None for the float weights."""
+    weights = given or recorded.get("weights") or _FLOAT_WEIGHTS
+    if weights != _FLOAT_WEIGHTS and target_of(weights) is None:
+        raise RecipeError(
+            f"weights: expected '{_FLOAT_WEIGHTS}' or '{TARGET_WEIGHTS}NAME', got {weights!r}"
+        )
+    return None if weights == _FLOAT_WEIGHTS else str(weights)
+
+
+def _subject_name(bundle: Path | None, base: str | None, weights: str | None) -> str:
+    if bundle is not None:
+        return f"bundle {bundle}"
+    return f"torch {base}, weights of {weights}" if weights else f"torch {base}"
 
 
 def _recorded(bundle: Path | None, adapter: str | None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
+from edgekit.building.device_weights import use_device_weights
+from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
 from edgekit.training.tokens import IGNORED, Question, TokenizedExample
@@ -176,8 +178,10 @@ class BundleSubject:
 
 
 @contextmanager
-def torch_subject(base: str, adapter: Path | None) -> Iterator[TorchSubject]:
-    """Load a float base and attach a PEFT adapter."""
+def torch_subject(
+    base: str, adapter: Path | None, *, profile: TargetProfile | None = None
+) -> Iterator[TorchSubject]:
+    """Load a base, with its float weights or a target's own, and attach a PEFT adapter."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -186,6 +190,8 @@ def torch_subject(base: str, adapter: Path | None) -> Iterator[TorchSubject]:
     resolved = resolve_base(base)
     tokenizer = AutoTokenizer.from_pretrained(resolved.path)
     model = AutoModelForCausalLM.from_pretrained(resolved.path, dtype=torch.float32).eval()
+    if profile is not None:
+        use_device_weights(model, resolved, profile)
     ends = end_token_ids(tokenizer, model.generation_config)
     if adapter is not None:
         from peft import PeftModel

@@ -105,6 +105,12 @@ def test_few_shot_without_training_rows_is_refused(built_tiny_bundle: Path, rows
         evaluate(data=rows, bundle=built_tiny_bundle, adapter="alpha", method="few-shot")
 
 
+def test_unknown_weights_are_refused(tiny_base: Path, rows: str) -> None:
+    recipe = {"prompt": "Q: {text}\nA:", "completion": " {label}"}
+    with pytest.raises(RecipeError, match="expected 'float' or 'target:NAME', got 'int4'"):
+        evaluate(data=rows, base=str(tiny_base), recipe=recipe, weights="int4")
+
+
 def test_a_field_that_the_data_lack_is_named(built_tiny_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("question,answer\nwhere,lost\n", encoding="utf-8")

@@ -425,13 +425,18 @@ def test_qlora_trains_on_the_weights_that_the_device_has(
         adapters={"a": AdapterSource(path=recipe.output)},
         parity=False,
     )
-    on_device = evaluate(data=str(rows_csv), bundle=tmp_path / "bundle", adapter="a")
-    on_float = evaluate(data=str(rows_csv), base=str(tiny_base), adapter=str(recipe.output))
+    in_torch = {"base": str(tiny_base), "adapter": str(recipe.output)}
+    reports = {
+        "device": evaluate(data=str(rows_csv), bundle=tmp_path / "bundle", adapter="a"),
+        "torch": evaluate(data=str(rows_csv), **in_torch),
+        "float": evaluate(data=str(rows_csv), weights="float", **in_torch),
+    }
+    assert reports["torch"].subject == f"torch {tiny_base}, weights of target:cpu"
     trained = math.log(result.report.metrics["validation"]["perplexity"])
-    gap_device = abs(math.log(on_device.metrics["perplexity"]) - trained)
-    gap_float = abs(math.log(on_float.metrics["perplexity"]) - trained)
-    assert gap_device < 0.01
-    assert gap_float > 5 * gap_device
+    gap = {name: abs(math.log(r.metrics["perplexity"]) - trained) for name, r in reports.items()}
+    assert gap["torch"] < 1e-4
+    assert gap["device"] < 0.01
+    assert gap["float"] > 5 * gap["device"]
 
 
 def test_qlora_on_an_unknown_target_is_refused_before_any_work(
