@@ -25,7 +25,7 @@ from edgekit.targets import ParityBounds
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import nearest
-from edgekit_runtime.manifest import MANIFEST_NAME, AdapterRecord, Manifest
+from edgekit_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, AdapterRecord, Manifest
 
 
 def add_adapter(
@@ -113,6 +113,12 @@ def _editing(bundle: Path, *, verify: Literal["sizes", "full"]) -> Iterator[Mani
     """Hold a bundle for a change; what the manifest does not list in the end is removed."""
     with bundle_lock(bundle):
         manifest = Bundle.open(bundle, verify=verify).manifest
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise BuildError(
+                f"the manifest of bundle '{bundle}' has version {manifest.schema_version}, "
+                f"this edgekit writes {SCHEMA_VERSION} and would lose what it does not know",
+                hint="Update edgekit (pip install -U edgekit), or build the bundle again.",
+            )
         try:
             _sweep(bundle)
             yield manifest

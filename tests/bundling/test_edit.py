@@ -27,6 +27,7 @@ from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.digests import sha256_of_file
 from edgekit_runtime.errors import BundleError
+from tests.runtime.bundle_edits import seal
 from tests.tiny_models import make_tiny_model
 
 # As somebody who never heard of edgekit would write it.
@@ -162,6 +163,14 @@ def test_add_and_remove_is_where_it_began(
     before = files_of(bundle)
     add(bundle, tiny_base, beta_adapter)
     remove_adapter(bundle, "gamma")
+    assert files_of(bundle) == before
+
+
+def test_a_bundle_of_a_newer_edgekit_is_not_changed(bundle: Path) -> None:
+    seal(bundle, lambda value: value.update(schema_version="1.9"))
+    before = files_of(bundle)
+    with pytest.raises(BuildError, match=r"has version 1\.9, this edgekit writes 1\.0"):
+        remove_adapter(bundle, "alpha")
     assert files_of(bundle) == before
 
 

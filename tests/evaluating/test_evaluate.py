@@ -106,7 +106,7 @@ def test_few_shot_without_training_rows_is_refused(built_tiny_bundle: Path, rows
 
 
 def test_unknown_weights_are_refused(tiny_base: Path, rows: str) -> None:
-    recipe = {"prompt": "Q: {text}\nA:", "completion": " {label}"}
+    recipe = {"prompt": "Q: {text}\nA:", "completion": " {answer}"}
     with pytest.raises(RecipeError, match="expected 'float' or 'target:NAME', got 'int4'"):
         evaluate(data=rows, base=str(tiny_base), recipe=recipe, weights="int4")
 
