@@ -115,7 +115,7 @@ def record_problems(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with the parts of ``edgekit.json`` that go into a bundle."""
     problems: list[str] = []
     fields = Fields(record, RECORD_FILE, problems)
-    for key in ("task", "prompt", "completion", "text_template", "system", "license"):
+    for key in ("task", "prompt", "completion", "text_template", "system", "license", "weights"):
         fields.optional_text(key)
     if record.get("max_new_tokens") is not None:
         fields.number("max_new_tokens")

@@ -7,8 +7,8 @@ a. empty sockets equal the graph without sockets, token for token;
 b. the conversion is exact: the graph with float32 compute and the adapter, against torch with
    that graph's dequantized weights and PEFT;
 c. the compute that ships (int8 activations) against the same reference;
-d. what quantization costs against the float base: every weight lies within the bound of
-   its original, and the cost in nats per token.
+d. what quantization costs: every weight lies within the bound of its float original, and the
+   cost in nats per token against the weights that the adapter was trained on.
 
 A breach fails the build; the bounds of (d) may be left open by the profile.
 """
@@ -35,6 +35,8 @@ from edgekit_runtime.contract import SocketContract
 
 MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
+# Enough to see whether an adapter moves the base at all; its own prompts come first.
+_EFFECT_POSITIONS = 256
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
@@ -42,11 +44,16 @@ Rows = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterFiles:
-    """An adapter in both forms: PEFT's original, and what was converted from it."""
+    """An adapter in both forms: PEFT's original, and what was converted from it.
+
+    Attributes:
+        on_device_weights: It was trained on a target's weights, not on the float base.
+    """
 
     peft: Path
     onnx: Path
     prompts: tuple[str, ...] = ()
+    on_device_weights: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +67,8 @@ class ParityFigures:
         shipping_mean_kl: Step (c), nats.
         shipping_top1: Step (c).
         last_logits_mean_kl: The generating graph's last position against the scoring graph's.
-        nll_float: Mean negative log-likelihood of the float base (with the adapter), nats.
+        nll_torch: Mean negative log-likelihood in torch, nats: on the weights that the adapter was
+            trained on, which are the float base's unless it was trained on a target's.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
     """
@@ -71,14 +79,14 @@ class ParityFigures:
     shipping_mean_kl: float
     shipping_top1: float
     last_logits_mean_kl: float
-    nll_float: float
+    nll_torch: float
     nll_shipping: float
     effect_kl: float | None
 
     @property
     def nll_increase(self) -> float:
         """Step (d): nats per token that quantization costs."""
-        return self.nll_shipping - self.nll_float
+        return self.nll_shipping - self.nll_torch
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
@@ -133,14 +141,19 @@ def check_parity(
         sessions = TargetSessions(target, threads)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
-            nll_float = {name: _nll(reference, name, rows) for name, rows in tokens.items()}
+            on_device = {name for name, files in adapters.items() if files.on_device_weights}
+            nll_torch = {
+                name: _nll(reference, name, rows)
+                for name, rows in tokens.items()
+                if name not in on_device
+            }
             weights = quantized_weights(ir.load(target / "score.onnx"), contract)
             breaches += _compare_weights(reference, weights, bounds)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
-                figures[name] = _measure(reference, sessions, name, onnx, rows, nll_float[name])
+                figures[name] = _measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
     for name, figure in figures.items():
         breaches += _breaches(name, figure, bounds)
     if breaches:
@@ -208,10 +221,11 @@ def _measure(
     name: str,
     onnx: Path | None,
     rows: Rows,
-    nll_float: float,
+    nll_torch: float | None,
 ) -> ParityFigures:
+    """Measure one adapter; without ``nll_torch`` it is that of the weights compared with."""
     exact, shipping, last, effect = Agreement(), Agreement(), Agreement(), Agreement()
-    nll = NllSum()
+    nll, nll_expected = NllSum(), NllSum()
     for row in rows:
         expected = reference.logits(name, row)
         shipped = sessions.score(row, onnx)
@@ -219,7 +233,8 @@ def _measure(
         shipping.add(expected, shipped)
         last.add(shipped[-1:], sessions.last(row, onnx))
         nll.add(shipped, row)
-        if name:
+        nll_expected.add(expected, row)
+        if name and effect.n < _EFFECT_POSITIONS:
             effect.add(expected, reference.logits("", row))
     return ParityFigures(
         positions=exact.n,
@@ -228,7 +243,7 @@ def _measure(
         shipping_mean_kl=shipping.mean_kl,
         shipping_top1=shipping.top1,
         last_logits_mean_kl=last.mean_kl,
-        nll_float=nll_float,
+        nll_torch=nll_expected.mean if nll_torch is None else nll_torch,
         nll_shipping=nll.mean,
         effect_kl=effect.mean_kl if name else None,
     )

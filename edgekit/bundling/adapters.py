@@ -53,7 +53,12 @@ def write_adapter(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_onnx_adapter(to_sockets(adapter.modules, contract), contract, path)
     prompts = tuple(str(prompt) for prompt in adapter.record.get("examples") or ())
-    return AdapterFiles(peft=adapter.path, onnx=path, prompts=prompts)
+    return AdapterFiles(
+        peft=adapter.path,
+        onnx=path,
+        prompts=prompts,
+        on_device_weights=bool(adapter.record.get("weights")),
+    )
 
 
 def write_card(

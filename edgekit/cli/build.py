@@ -133,7 +133,7 @@ def _print(report: "BuildReport") -> None:
     from edgekit_runtime.cli.console import add_row, console, new_table, show_size
 
     screen = console()
-    numbers = ["effect KL", "exact KL", "top-1", "shipping KL", "NLL float", "shipped", "cost"]
+    numbers = ["effect KL", "exact KL", "top-1", "shipping KL", "NLL torch", "shipped", "cost"]
     for target, figures in report.parity.items():
         title = f"Parity on target '{target}', KL and NLL in nats a token"
         table = new_table(title, ["adapter", *numbers], right=numbers)
@@ -145,7 +145,7 @@ def _print(report: "BuildReport") -> None:
                 f"{figure.exact_mean_kl:.1e}",
                 f"{figure.exact_top1:.2%}",
                 f"{figure.shipping_mean_kl:.1e}",
-                f"{figure.nll_float:.3f}",
+                f"{figure.nll_torch:.3f}",
                 f"{figure.nll_shipping:.3f}",
                 f"{figure.nll_increase:+.3f}",
             )

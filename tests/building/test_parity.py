@@ -128,6 +128,7 @@ def good_and_idle(
         ),
         "idle": AdapterFiles(peft=idle, onnx=convert(read.modules, built_target, directory / "i")),
     }
+    files["idle-on-device"] = replace(files["idle"], on_device_weights=True)
     return check_parity(
         built_target.directory, built_target.base, built_target.contract, files, BOUNDS, threads=1
     )
@@ -147,12 +148,21 @@ def test_an_adapter_that_does_nothing_is_reported_as_such(
     good_and_idle: dict[str, ParityFigures],
 ) -> None:
     assert good_and_idle["idle"].effect_kl == 0.0
-    assert good_and_idle["idle"].nll_float == good_and_idle[""].nll_float
+    assert good_and_idle["idle"].nll_torch == good_and_idle[""].nll_torch
     assert good_and_idle[""].effect_kl is None
 
 
+def test_an_adapter_of_the_targets_weights_is_compared_with_torch_on_them(
+    good_and_idle: dict[str, ParityFigures],
+) -> None:
+    """What is left of the cost is int8 activations."""
+    assert good_and_idle["idle-on-device"].nll_shipping == good_and_idle["idle"].nll_shipping
+    assert abs(good_and_idle["idle-on-device"].nll_increase) < 1e-3
+    assert abs(good_and_idle["idle"].nll_increase) > 5e-3
+
+
 def test_figures_are_written_with_four_digits(good_and_idle: dict[str, ParityFigures]) -> None:
-    figures = replace(good_and_idle["good"], nll_float=1.0, nll_shipping=1.23456789)
+    figures = replace(good_and_idle["good"], nll_torch=1.0, nll_shipping=1.23456789)
     assert figures.to_dict()["nll_increase"] == 0.2346
     assert good_and_idle[""].to_dict()["effect_kl"] is None
 
