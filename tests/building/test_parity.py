@@ -157,7 +157,7 @@ def test_an_adapter_of_the_targets_weights_is_compared_with_torch_on_them(
 ) -> None:
     """What is left of the cost is int8 activations."""
     assert good_and_idle["idle-on-device"].nll_shipping == good_and_idle["idle"].nll_shipping
-    assert abs(good_and_idle["idle-on-device"].nll_increase) < 1e-3
+    assert abs(good_and_idle["idle-on-device"].nll_increase) < 4e-3
     assert abs(good_and_idle["idle"].nll_increase) > 5e-3
 
 

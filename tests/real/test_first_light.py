@@ -41,12 +41,13 @@ def test_the_bundle_scores_like_torch_and_beats_the_base(
     in_torch = evaluate(data=TEST_ROWS, base="smollm2-135m", adapter=str(tone_adapter))
     base = evaluate(data=TEST_ROWS, bundle=real_bundle, recipe_of="tone", perplexity=False)
     assert on_device.n_rows == in_torch.n_rows == base.n_rows == 100
-    # That the conversion is exact is the gate's to prove. This bounds what rounding to int4 turns
-    # over in 100 rows after so short a training: 7 points (0.89 to 0.82) when it was written.
-    assert abs(on_device.metrics["accuracy"] - in_torch.metrics["accuracy"]) <= 0.12
+    # Both on the int4 weights that the adapter was trained on: int8 activations are the difference.
+    assert in_torch.subject.endswith("weights of target:cpu")
+    assert abs(on_device.metrics["accuracy"] - in_torch.metrics["accuracy"]) <= 0.03
     assert on_device.metrics["accuracy"] >= base.metrics["accuracy"] + 0.2
     assert on_device.metrics["accuracy"] > 0.4
-    assert on_device.metrics["perplexity"] < 1.5 * in_torch.metrics["perplexity"]
+    ratio = on_device.metrics["perplexity"] / in_torch.metrics["perplexity"]
+    assert 0.97 < ratio < 1.03
 
 
 def test_two_hundred_random_swaps_leave_no_trace(real_bundle: Path) -> None:
@@ -96,16 +97,18 @@ def test_torch_and_bundle_agree_on_perplexity_row_by_row(
     real_bundle: Path, tone_adapter: Path
 ) -> None:
     from edgekit.evaluating.subjects import bundle_subject, torch_subject
+    from edgekit.targets import load_target
     from edgekit.training.tokens import TokenizedExample
 
-    with torch_subject("smollm2-135m", tone_adapter) as torch_model:
+    profile = load_target("cpu")
+    with torch_subject("smollm2-135m", tone_adapter, profile=profile) as torch_model:
         ids = tuple(torch_model.tokenizer(PROMPTS[0] + " joy").input_ids)
         row = [TokenizedExample(input_ids=ids, labels=ids)]
         expected, count = torch_model.nll(row)
     with bundle_subject(real_bundle, "tone") as on_device:
         got, same_count = on_device.nll(row)
     assert count == same_count == len(ids) - 1
-    assert got / count == pytest.approx(expected / count, abs=0.5)
+    assert got / count == pytest.approx(expected / count, abs=0.1)
 
 
 def _rss_bytes() -> int:
