@@ -36,6 +36,19 @@ _ARCHITECTURES = {
 # As the real ones do; the others put nothing before a text.
 _ADD_BOS = {"mistral", "gemma", "gemma2"}
 
+# What makes the tiny tokenizer put its beginning-of-text token before every text.
+ADDS_BOS = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {
+        "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
+    },
+}
+
 
 def make_tiny_model(
     directory: Path, family: str = "llama", seed: int = 0, *, tied: bool = True

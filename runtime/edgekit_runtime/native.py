@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import time
+import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ class Graph:
     def __init__(self, *, folder: Path, filename: str, threads: int, lock: TurnLock) -> None:
         started = time.perf_counter()
         self.lock = lock
+        self._folder = folder
         self.filename = filename
         self._genai = load_genai()
         options = {"intra_op_num_threads": threads}
@@ -98,15 +101,22 @@ class Graph:
 
     def new_tokenizer(self) -> "Tokenizer":
         """The target's tokenizer."""
-        return Tokenizer(self._genai.Tokenizer(self._model), self.lock)
+        return Tokenizer(self._genai.Tokenizer(self._model), self.lock, self._folder)
 
 
 class Tokenizer:
-    """Text to tokens and back, and the chat template."""
+    """Text to tokens and back, and the chat template.
 
-    def __init__(self, native: Any, lock: TurnLock) -> None:
+    Args:
+        native: genai's tokenizer.
+        lock: Guards every native call on this engine.
+        folder: The target's directory, with tokenizer.json.
+    """
+
+    def __init__(self, native: Any, lock: TurnLock, folder: Path) -> None:
         self._native = native
         self._lock = lock
+        self._folder = folder
         self.eos_ids = frozenset(int(token) for token in native.eos_token_ids)
         self._bos = int(native.bos_token_id)
 
@@ -136,10 +146,23 @@ class Tokenizer:
                 "the text holds a NUL or half a surrogate pair, which is no text",
                 hint="Remove it; decode bytes with errors='replace'.",
             )
+        if not unicodedata.is_normalized("NFC", text) and self._composes:
+            text = unicodedata.normalize("NFC", text)
         with self._lock:
             # genai's own default is to add nothing, whatever the tokenizer was trained with.
             self._native.update_options(add_special_tokens=str(add_special_tokens).lower())
             return [int(token) for token in self._native.encode(text)]
+
+    @cached_property
+    def _composes(self) -> bool:
+        """Whether the tokenizer wants composed characters (NFC, as Qwen's); genai leaves them."""
+        path = self._folder / "tokenizer.json"
+        if not path.is_file():
+            return False
+        normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
+        return any(
+            part.get("type") == "NFC" for part in normalizer.get("normalizers", [normalizer])
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of some tokens, without special ones."""

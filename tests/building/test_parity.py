@@ -17,6 +17,7 @@ from edgekit.errors import ParityError
 from edgekit.targets import ParityBounds
 from tests.building.conftest import BuiltTarget
 from tests.peft_adapters import make_peft_adapter
+from tests.tiny_models import ADDS_BOS
 
 Modules = Mapping[str, LoraPair]
 BOUNDS = ParityBounds()
@@ -306,17 +307,7 @@ def test_a_tokenizer_that_differs_fails_and_is_shown(
     target = built_target.copy(tmp_path / "target")
     file = target.directory / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
-    tokenizer["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [],
-        "special_tokens": {
-            "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
-        },
-    }
+    tokenizer["post_processor"] = ADDS_BOS
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     found = run_gate(target, alpha)
     assert found[0].startswith("tokens of '  leading, trailing  ': expected …[")
