@@ -22,6 +22,7 @@ class Quantization(_Section):
 
     algorithm: Literal["default", "rtn", "k_quant"] = "default"
     bits: Literal[4] = 4
+    head_bits: Literal[4, 8] = 4
     block_size: Literal[16, 32, 64, 128, 256] = 32
     is_symmetric: Literal[True] = True
     accuracy_level: Literal[1, 2, 3, 4] = 4

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BuildError
+from edgekit.quantizing.head import widen_head
 from edgekit.targets import TargetProfile
 from edgekit_runtime.digests import sha256_of_file
 
@@ -64,6 +65,11 @@ def export_base(
         with tempfile.TemporaryDirectory(dir=exports, prefix=prefix) as temporary:
             out = Path(temporary) / "model"
             _run_builder(base, profile, out, Path(temporary) / "cache")
+            quantization = profile.quantization
+            if quantization.head_bits != quantization.bits:
+                widen_head(
+                    out, base, bits=quantization.head_bits, block_size=quantization.block_size
+                )
             (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
             out.replace(target)
     return target
@@ -105,6 +111,7 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
         "builder": profile.builder,
         "precision": profile.precision,
         "options": builder_options(profile),
+        "head_bits": profile.quantization.head_bits,
         "versions": {
             name: version(name)
             for name in ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")

@@ -70,12 +70,14 @@ def check_fit(
 def weight_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the quantized weights: packed values and one float32 scale a block."""
     quantization = profile.quantization
-    per_weight = quantization.bits / 8 + 4 / quantization.block_size
+    scale = 4 / quantization.block_size
     elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
     config = _load_config(base)
     table = config.vocab_size * config.hidden_size
-    tables = 1 if config.tie_word_embeddings else 2
-    return int((elements + tables * table) * per_weight)
+    size = elements * (quantization.bits / 8 + scale) + table * (quantization.head_bits / 8 + scale)
+    if not config.tie_word_embeddings:
+        size += table * (quantization.bits / 8 + scale)
+    return int(size)
 
 
 def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:

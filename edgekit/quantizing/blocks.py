@@ -1,0 +1,59 @@
+"""Weights in blocks: whole numbers of few bits, and one float scale a block.
+
+Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized, without zero points:
+a stored value ``q`` stands for ``(q - 2**(bits - 1)) * scale``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A weight (out, in) in symmetric blocks along its inputs.
+
+    Attributes:
+        codes: int8 (out, blocks, block_size), from ``-2**(bits - 1)`` to ``2**(bits - 1) - 1``.
+        scales: float32 (out, blocks), what one step is worth.
+        bits: 4 or 8.
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: Floats
+    bits: int
+
+    @property
+    def block_size(self) -> int:
+        """Weights that share a scale."""
+        return int(self.codes.shape[2])
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """The stored form: uint8 (out, blocks, block_size * bits / 8), the low nibble first."""
+        values = (self.codes.astype(np.int16) + (1 << (self.bits - 1))).astype(np.uint8)
+        if self.bits == 8:
+            return values
+        low, high = values[..., 0::2], values[..., 1::2]
+        return np.bitwise_or(low, np.left_shift(high, 4), dtype=np.uint8)
+
+
+def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
+    """Round a weight (out, in); the largest of a block lies exactly on the end of the range.
+
+    Raises:
+        ValueError: If the inputs do not fill whole blocks.
+    """
+    rows, columns = weight.shape
+    if columns % block_size:
+        raise ValueError(f"{columns} inputs are no whole number of blocks of {block_size}")
+    blocks = weight.reshape(rows, -1, block_size).astype(np.float32)
+    farthest = np.abs(blocks).argmax(-1)[..., None]
+    # The range is one longer on the negative side, so the farthest value goes there.
+    scales = np.take_along_axis(blocks, farthest, -1) / -np.float32(1 << (bits - 1))
+    scales = np.where(scales == 0, np.float32(1), scales)
+    limit = 1 << (bits - 1)
+    codes = np.clip(np.rint(blocks / scales), -limit, limit - 1).astype(np.int8)
+    return Blocks(codes=codes, scales=scales[..., 0], bits=bits)
