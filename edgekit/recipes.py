@@ -280,7 +280,7 @@ class BundleRecipe(_Typed):
         return adapters
 
 
-Recipe = TypeVar("Recipe", TrainRecipe, BundleRecipe)
+Recipe = TypeVar("Recipe", TrainRecipe, BundleRecipe, DataRecipe)
 
 
 def load_recipe(path: Path, kind: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:

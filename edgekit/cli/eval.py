@@ -71,6 +71,10 @@ def eval_command(
     """
     if (bundle is None) == (base is None):
         raise typer.BadParameter("give either --bundle or --base")
+    if bundle is not None and weights is not None:
+        raise typer.BadParameter("--weights is for --base; a bundle has weights of its own")
+    if stop == "":
+        raise typer.BadParameter("--stop must not be empty")
     if adapter and recipe_of:
         raise typer.BadParameter("--recipe-of is for scoring without --adapter")
     from rich.progress import Progress

@@ -159,6 +159,8 @@ def _show(report: "TrainingReport") -> None:
     repeated = f", {rows.duplicates} repeated" if rows.duplicates else ""
     add_row(table, "adapter", str(report.output))
     add_row(table, "base", f"{report.base}  {report.base_fingerprint[:19]}…")
+    weights = report.recipe.get("weights")
+    add_row(table, "method", f"{report.recipe['method']}{f' on {weights}' if weights else ''}")
     add_row(table, "rows", f"{rows.used} trained on, {rows.validation} validation"
             f"{left_out}{repeated}")  # fmt: skip
     for split, metrics in report.metrics.items():

@@ -19,7 +19,7 @@ from edgekit.evaluating.answers import (
 from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
 from edgekit.quiet import quiet_libraries
-from edgekit.recipes import TARGET_WEIGHTS, DataRecipe, target_of
+from edgekit.recipes import TARGET_WEIGHTS, DataRecipe, parse_recipe, target_of
 from edgekit.targets import load_target
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
@@ -211,7 +211,7 @@ def _read(source: str, recorded: Mapping[str, Any]) -> list[Example]:
             hint="Give --prompt and --completion, or --recipe-of an adapter that records them.",
         )
     values = {"train": source, "validation": 0, "max_length": 1 << 20} | shape
-    recipe = DataRecipe.model_validate(values)
+    recipe = parse_recipe(values, DataRecipe)
     return examples_of(read_table([source], split="train"), recipe)
 
 

@@ -79,8 +79,9 @@ def field_f1(
         hits += (predicted & expected).total()
         n_predicted += predicted.total()
         n_expected += expected.total()
-    if n_predicted + n_expected == 0:
-        return 1.0
+    if n_predicted + n_expected == 0:  # nothing but empty objects, or no objects at all
+        texts = (*predictions, *references)
+        return float(all(isinstance(_parse_json(text), dict) for text in texts))
     return 2 * hits / (n_predicted + n_expected)
 
 

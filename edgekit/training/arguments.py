@@ -64,6 +64,9 @@ def check_training(training: dict[str, Any]) -> None:
             problems.append(f"training.{key}: unknown key; {guess}")
         elif problem := _type_problem(value, fields[key].default):
             problems.append(f"training.{key}: {problem}")
+    epochs = training.get("num_train_epochs", DEFAULT_EPOCHS)
+    if not problems and training.get("max_steps", -1) <= 0 and epochs <= 0:
+        problems.append(f"training.num_train_epochs: expected more than 0, got {epochs}")
     if problems:
         raise RecipeError("training cannot be used", problems=problems)
 

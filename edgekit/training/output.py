@@ -41,19 +41,23 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
     Raises:
         RecipeError: If it is a file, a finished adapter, or somebody else's directory.
     """
-    if output.exists() and not output.is_dir():
-        raise RecipeError(f"output {output} is a file", hint="Choose a directory.")
-    if overwrite or not output.is_dir():
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise RecipeError(f"output {output}: {existing} is a file", hint="Choose a directory.")
+    if not output.is_dir():
         return
-    if (output / ADAPTER_CONFIG).exists():
+    holds_adapter = (output / ADAPTER_CONFIG).exists()
+    if holds_adapter and not overwrite:
         raise RecipeError(
             f"output {output} holds a finished adapter",
             hint="Choose another `output`, or --overwrite to replace it.",
         )
-    if any(output.iterdir()) and not (output / "checkpoints" / _RUN_FILE).exists():
+    holds_run = (output / "checkpoints" / _RUN_FILE).exists()
+    # Not even with --overwrite: what lies in `checkpoints` and `runs` there would be deleted.
+    if any(output.iterdir()) and not holds_adapter and not holds_run:
         raise RecipeError(
             f"output {output} exists, is not empty, and is not a training run",
-            hint="Choose another `output`, or --overwrite to write into it.",
+            hint="Choose another `output`.",
         )
 
 
@@ -86,7 +90,12 @@ def prepare_output(output: Path, digest: str, *, resume: bool, overwrite: bool) 
     if found is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
         shutil.rmtree(output / "runs", ignore_errors=True)
-    checkpoints.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise RecipeError(
+            f"output {output} cannot be written to: {err}", hint="Choose a directory of your own."
+        ) from err
     _write_run(checkpoints, digest, finished=False)
     return found
 

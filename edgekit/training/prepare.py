@@ -62,6 +62,8 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
     from transformers import AutoTokenizer, GenerationConfig
 
     profile = load_target(recipe.target) if recipe.target else None
+    if profile is not None:
+        _check_rank(recipe, profile)
     tell(Message(text="reading the data"))
     examples = load_examples(recipe)
     tell(Message(text=f"resolving the base '{recipe.base}'"))
@@ -108,6 +110,15 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         profile=profile,
         warnings=tuple(warnings),
     )
+
+
+def _check_rank(recipe: TrainRecipe, profile: TargetProfile) -> None:
+    limit = profile.adapters.max_rank
+    largest = max(recipe.lora.r, *recipe.lora.rank_pattern.values(), 0)
+    if largest > limit:
+        raise RecipeError(
+            f"lora: rank {largest} is over what target '{profile.name}' takes, {limit}"
+        )
 
 
 def _check_max_length(recipe: TrainRecipe, base: Base) -> None:

@@ -105,6 +105,11 @@ def test_few_shot_without_training_rows_is_refused(built_tiny_bundle: Path, rows
         evaluate(data=rows, bundle=built_tiny_bundle, adapter="alpha", method="few-shot")
 
 
+def test_a_broken_template_is_refused(tiny_base: Path, rows: str) -> None:
+    with pytest.raises(RecipeError, match="prompt"):
+        evaluate(data=rows, base=str(tiny_base), recipe={"prompt": "Q {", "completion": "x"})
+
+
 def test_unknown_weights_are_refused(tiny_base: Path, rows: str) -> None:
     recipe = {"prompt": "Q: {text}\nA:", "completion": " {answer}"}
     with pytest.raises(RecipeError, match="expected 'float' or 'target:NAME', got 'int4'"):

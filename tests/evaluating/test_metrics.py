@@ -61,6 +61,15 @@ def test_field_f1_is_micro_over_pairs() -> None:
     assert field_f1(predictions, references) == pytest.approx(4 / 7)
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"), [(["{}"], 1.0), (["garbage"], 0.0), (["{}", "garbage"], 0.0)]
+)
+def test_field_f1_without_a_field_is_perfect_only_for_empty_objects(
+    texts: list[str], expected: float
+) -> None:
+    assert field_f1(texts, texts) == expected
+
+
 def test_field_f1_looks_into_nested_values() -> None:
     assert field_f1(['{"a": {"b": [1, 2]}}'], ['{"a": {"b": [2, 3]}}']) == pytest.approx(0.5)
 

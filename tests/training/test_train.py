@@ -252,15 +252,35 @@ def test_overwriting_keeps_the_old_adapter_until_the_new_one_is_done(
 
 
 def test_somebody_elses_directory_is_left_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(RecipeError, match="is not empty, and is not a training run"):
-        run(make_recipe(tmp_path))
+    mine = tmp_path / "runs" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(RecipeError, match="is not empty, and is not a training run"):
+            run(make_recipe(tmp_path), overwrite=overwrite)
+    assert mine.read_text(encoding="utf-8") == "mine"
 
 
-def test_an_output_that_is_a_file_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_an_output_that_is_a_file_or_below_one_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, below: str
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecipeError, match="is a file"):
-        run(make_recipe(tmp_path / "file"))
+        run(make_recipe(tmp_path / "file" / below))
+
+
+def test_no_training_at_all_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    training = {"max_steps": -1, "num_train_epochs": 0}
+    with pytest.raises(RecipeError, match="num_train_epochs: expected more than 0, got 0"):
+        run(make_recipe(tmp_path / "a", training=training))
+
+
+def test_a_rank_that_the_target_does_not_take_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="rank 300 is over what target 'cpu' takes, 256"):
+        run(make_recipe(tmp_path / "a", method="qlora", weights="target:cpu", lora={"r": 300}))
 
 
 def test_the_best_checkpoint_is_kept(make_recipe: MakeRecipe, tmp_path: Path) -> None:

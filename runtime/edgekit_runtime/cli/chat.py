@@ -129,7 +129,8 @@ def _converse(context: ChatContext, reader: LineReader) -> None:
             note("(Ctrl-C once more, Ctrl-D or /quit leaves)")
             continue
         warned = False
-        if text.removeprefix("/") in QUIT and text.startswith("/"):
+        command = text.partition(" ")[0]
+        if command.startswith("/") and command.removeprefix("/") in QUIT:
             return
         if text:
             _obey(context, text)
