@@ -2,7 +2,9 @@
 
 import filecmp
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +37,30 @@ class BuildReport:
 
     Attributes:
         parity: Target to adapter name (``""`` for the base) to figures; empty if unchecked.
+        seconds: Target to the time that its graphs, adapters and gate took.
     """
 
     output: Path
     manifest: Manifest
     parity: Mapping[str, Mapping[str, ParityFigures]]
+    seconds: Mapping[str, float]
 
     @property
     def size_bytes(self) -> int:
         """Total size of the bundle's files."""
         return sum(file.size_bytes for file in self.manifest.files)
+
+    def read_bytes(self, target: str) -> int:
+        """Size of what a device of this target reads: graphs, weights, adapters, tokenizer."""
+        record = self.manifest.targets[target]
+        adapters = {entry.files.get(target) for entry in self.manifest.adapters.values()}
+        return sum(
+            file.size_bytes
+            for file in self.manifest.files
+            if file.path.startswith(f"{record.path}/")
+            or file.path in record.weights
+            or file.path in adapters
+        )
 
 
 def build(
@@ -95,10 +111,12 @@ def build(
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}
+        clock = _Clock()
         for target, profile in profiles.items():
             on_message(f"target '{target}'")
             directory = root / "targets" / target
-            contracts[target] = write_target(directory, resolved, profile, store, on_message)
+            with clock.time(target):
+                contracts[target] = write_target(directory, resolved, profile, store, on_message)
         stems = file_stems(contracts)
         files = {
             target: {
@@ -111,7 +129,7 @@ def build(
         }
         figures = {}
         if parity:
-            figures = _check_targets(root, resolved, profiles, contracts, files, on_message)
+            figures = _check_targets(root, resolved, profiles, contracts, files, clock, on_message)
         records = {
             target: target_record(
                 resolved,
@@ -145,7 +163,7 @@ def build(
             targets=records,
             adapters=adapter_records,
         )
-    return BuildReport(output=output, manifest=manifest, parity=figures)
+    return BuildReport(output=output, manifest=manifest, parity=figures, seconds=clock.seconds)
 
 
 def parity_report(
@@ -189,12 +207,26 @@ def read_adapters(
     return read
 
 
+class _Clock:
+    """Adds up the time that was spent on each target."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, target: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[target] = self.seconds.get(target, 0) + time.perf_counter() - started
+
+
 def _check_targets(
     root: Path,
     base: Base,
     profiles: Mapping[str, TargetProfile],
     contracts: Mapping[str, SocketContract],
     files: Mapping[str, Mapping[str, AdapterFiles]],
+    clock: "_Clock",
     on_message: Callable[[str], None],
 ) -> dict[str, dict[str, ParityFigures]]:
     """Run the gate on every target; targets of the same graphs and adapters are checked once."""
@@ -210,15 +242,16 @@ def _check_targets(
             on_message(f"target '{target}': its graphs are those of '{same}', checked already")
             figures[target] = figures[same]
             continue
-        figures[target] = check_parity(
-            directory,
-            base,
-            contracts[target],
-            files[target],
-            profile.parity,
-            provider=provider,
-            on_message=on_message,
-        )
+        with clock.time(target):
+            figures[target] = check_parity(
+                directory,
+                base,
+                contracts[target],
+                files[target],
+                profile.parity,
+                provider=provider,
+                on_message=on_message,
+            )
         done.append((what, target))
     return figures
 
