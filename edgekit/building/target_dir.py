@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgekit.bases import Base
-from edgekit.building.export import DIGESTS_FILE, export_base
+from edgekit.building.export import DIGESTS_FILE, export_base, is_prefused
 from edgekit.building.parity import ParityFigures
 from edgekit.building.passes import keep_last_logits, keep_whole_cache
 from edgekit.building.sockets import add_sockets, find_sockets
@@ -44,7 +44,9 @@ def write_target(
         if file.name not in _EXPORTED:
             shutil.copyfile(file, directory / file.name)
     on_message("adding sockets")
-    contract = _write_graphs(exported / "model.onnx", directory, profile, store)
+    contract = _write_graphs(
+        exported / "model.onnx", directory, profile, store, prefused=is_prefused(base)
+    )
     write_json(directory / SOCKETS_FILE, contract.to_dict())
     _write_genai_config(directory / "genai_config.json", profile, context_length(base, profile))
     return contract
@@ -82,17 +84,23 @@ def verified_on(figures: ParityFigures) -> str:
 
 
 def context_length(base: Base, profile: TargetProfile) -> int:
-    """The base's own limit, capped by the profile."""
+    """The base's own limit, capped by the profile.
+
+    Beyond ``original_max_position_embeddings`` longrope (Phi-3, Phi-4-mini) turns every key by
+    other factors, those of the past too, and a key-value cache holds them as they were.
+    """
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    own = int(config.get("max_position_embeddings") or profile.context_length)
-    return min(own, profile.context_length)
+    own = (config.get(f"{kind}max_position_embeddings") for kind in ("", "original_"))
+    return min(profile.context_length, *(int(limit) for limit in own if limit))
 
 
 def _write_graphs(
-    source: Path, directory: Path, profile: TargetProfile, store: WeightStore
+    source: Path, directory: Path, profile: TargetProfile, store: WeightStore, *, prefused: bool
 ) -> SocketContract:
     plain = _load(source)
-    contract = find_sockets(plain, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype)
+    contract = find_sockets(
+        plain, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype, prefused=prefused
+    )
     keep_last_logits(plain)
     file = f"{profile.name}.data"
     store.save(plain, directory / GRAPHS["base"], file=file)
