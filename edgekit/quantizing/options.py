@@ -1,0 +1,78 @@
+"""What a person may choose about quantization, and the tiers that choose it for them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Tier = Literal["fast", "default", "quality"]
+
+
+class Calibration(BaseModel):
+    """What calibrated algorithms (``gptq``, ``tuned``) look at.
+
+    Attributes:
+        source: ``self``: text that the float base itself samples, so nobody has to ship or
+            license calibration data; or the path of a UTF-8 text file.
+        rows: Rows of calibration text.
+        row_tokens: Tokens a row.
+        steps: Steps of tuning, one row each; 0 leaves it out.
+        seed: Of the sampling.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = "self"
+    rows: int = Field(default=32, ge=1)
+    row_tokens: int = Field(default=256, ge=16)
+    steps: int = Field(default=60, ge=1)
+    seed: int = 0
+
+
+class Quantization(BaseModel):
+    """How weights are rounded.
+
+    Attributes:
+        tier: Preset for the keys that are not given, see ``TIERS``.
+        algorithm: ``default`` and ``rtn`` round to nearest, ``k_quant`` is the model builder's;
+            ``gptq`` and ``tuned`` calibrate.
+        bits: Of the layers' weights.
+        head_bits: Of the head, and of an embedding tied to it.
+        eight_bit: Names of layer weights that get 8 bits, ``*`` stands for anything.
+        eight_bit_share: Share of the layers' weights that get 8 bits, the most sensitive first.
+        block_size: Weights that share a scale.
+        accuracy_level: MatMulNBits' compute: 4 is int8 activations, 1 is float32.
+        embedding: Quantize the embedding table too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tier: Tier | None = None
+    algorithm: Literal["default", "rtn", "k_quant", "gptq", "tuned"] = "default"
+    bits: Literal[4, 8] = 4
+    head_bits: Literal[4, 8] = 4
+    eight_bit: tuple[str, ...] = ()
+    eight_bit_share: float = Field(default=0.0, ge=0, le=1)
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    is_symmetric: Literal[True] = True
+    accuracy_level: Literal[1, 2, 3, 4] = 4
+    embedding: bool = True
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_tier(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("tier") in TIERS:
+            return TIERS[values["tier"]] | values
+        return values
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights may lie farther from their float originals than rounding moves them."""
+        return self.algorithm in {"gptq", "tuned"}
+
+
+TIERS: dict[str, dict[str, Any]] = {
+    "fast": {"algorithm": "rtn"},
+    "default": {"algorithm": "tuned"},
+    "quality": {"algorithm": "tuned", "head_bits": 8, "eight_bit_share": 0.5},
+}
