@@ -21,6 +21,7 @@ from edgekit.bundling.write import (
     write_manifest,
 )
 from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.quantizing.quantize import quantize_base
 from edgekit.targets import TargetProfile, load_target
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
@@ -104,6 +105,7 @@ def build(
                     contract,
                     files,
                     profile.parity,
+                    quantized=quantize_base(resolved, profile.quantization, on_message=on_message),
                     on_message=on_message,
                 )
             records[target] = target_record(resolved, profile, verified=parity)
@@ -188,9 +190,14 @@ def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[
                 f"target '{profile.name}' is named twice",
                 hint="Give your own profile a name of its own.",
             )
+        changes: dict[str, float | None] = {}
         if max_nll_increase is not None:
-            bounds = profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
-            profile = profile.model_copy(update={"parity": bounds})
+            changes["max_nll_increase"] = max_nll_increase
+        if profile.quantization.is_calibrated:
+            # Such weights may move by several steps; the gate compares with what was quantized.
+            changes["max_weight_error_steps"] = None
+        bounds = profile.parity.model_copy(update=changes)
+        profile = profile.model_copy(update={"parity": bounds})
         profiles[profile.name] = profile
     return profiles
 
