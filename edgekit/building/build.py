@@ -1,7 +1,10 @@
 """Build a bundle: one base, N adapters, one directory per target, proven before it ships."""
 
+import filecmp
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +12,11 @@ from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.export import refuse_unsupported
 from edgekit.building.fit import check_fit
-from edgekit.building.parity import ParityFigures, check_parity
-from edgekit.building.target_dir import target_record, write_target
-from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
+from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
+from edgekit.building.sessions import gate_provider
+from edgekit.building.target_dir import GRAPHS, target_record, verified_on, write_target
+from edgekit.building.weights import WeightStore
+from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import (
     PARITY_REPORT,
@@ -23,6 +28,7 @@ from edgekit.bundling.write import (
 from edgekit.errors import BuildError, PeftAdapterError
 from edgekit.quantizing.quantize import quantize_base
 from edgekit.targets import TargetProfile, load_target
+from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
 
@@ -32,16 +38,30 @@ class BuildReport:
 
     Attributes:
         parity: Target to adapter name (``""`` for the base) to figures; empty if unchecked.
+        seconds: Target to the time that its graphs, adapters and gate took.
     """
 
     output: Path
     manifest: Manifest
     parity: Mapping[str, Mapping[str, ParityFigures]]
+    seconds: Mapping[str, float]
 
     @property
     def size_bytes(self) -> int:
         """Total size of the bundle's files."""
         return sum(file.size_bytes for file in self.manifest.files)
+
+    def read_bytes(self, target: str) -> int:
+        """Size of what a device of this target reads: graphs, weights, adapters, tokenizer."""
+        record = self.manifest.targets[target]
+        adapters = {entry.files.get(target) for entry in self.manifest.adapters.values()}
+        return sum(
+            file.size_bytes
+            for file in self.manifest.files
+            if file.path.startswith(f"{record.path}/")
+            or file.path in record.weights
+            or file.path in adapters
+        )
 
 
 def build(
@@ -90,36 +110,46 @@ def build(
     for target, profile in profiles.items():
         check_fit(resolved, profile, list(read[target].values()), output, parity=parity)
     with staged_bundle(output, overwrite=overwrite) as root:
-        records, figures = {}, {}
+        store = WeightStore(root)
+        contracts = {}
+        clock = _Clock()
         for target, profile in profiles.items():
+            on_message(f"target '{target}'")
             directory = root / "targets" / target
-            contract = write_target(directory, resolved, profile, on_message)
-            files = {
-                adapter: write_adapter(root, adapter, adapters[adapter], peft, contract, target)
+            with clock.time(target):
+                contracts[target] = write_target(directory, resolved, profile, store, on_message)
+        stems = file_stems(contracts)
+        files = {
+            target: {
+                adapter: write_adapter(
+                    root, adapter, adapters[adapter], peft, contract, target, stems[target]
+                )
                 for adapter, peft in read[target].items()
             }
-            if parity:
-                figures[target] = check_parity(
-                    directory,
-                    resolved,
-                    contract,
-                    files,
-                    profile.parity,
-                    quantized=quantize_base(resolved, profile.quantization, on_message=on_message),
-                    on_message=on_message,
-                )
-            records[target] = target_record(resolved, profile, verified=parity)
-        _write_tokenizer(root, next(iter(profiles)))
+            for target, contract in contracts.items()
+        }
+        figures = {}
+        if parity:
+            figures = _check_targets(root, resolved, profiles, contracts, files, clock, on_message)
+        records = {
+            target: target_record(
+                resolved,
+                profile,
+                store,
+                verified_on=verified_on(figures[target][""]) if parity else None,
+            )
+            for target, profile in profiles.items()
+        }
+        _write_tokenizer(root, profiles)
         _write_licenses(root, resolved)
         write_json(root / PARITY_REPORT, _base_report(profiles, figures))
-        dtypes = {target: record.dtype for target, record in records.items()}
         adapter_records = {
             adapter: write_card(
                 root,
                 adapter,
                 source,
                 {target: read[target][adapter] for target in profiles},
-                dtypes,
+                stems,
                 resolved.fingerprint,
                 {target: by_adapter[adapter] for target, by_adapter in figures.items()},
             )
@@ -134,7 +164,7 @@ def build(
             targets=records,
             adapters=adapter_records,
         )
-    return BuildReport(output=output, manifest=manifest, parity=figures)
+    return BuildReport(output=output, manifest=manifest, parity=figures, seconds=clock.seconds)
 
 
 def parity_report(
@@ -176,6 +206,56 @@ def read_adapters(
             problems=[line for err in errors for line in str(err).splitlines()],
         )
     return read
+
+
+class _Clock:
+    """Adds up the time that was spent on each target."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, target: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[target] = self.seconds.get(target, 0) + time.perf_counter() - started
+
+
+def _check_targets(
+    root: Path,
+    base: Base,
+    profiles: Mapping[str, TargetProfile],
+    contracts: Mapping[str, SocketContract],
+    files: Mapping[str, Mapping[str, AdapterFiles]],
+    clock: "_Clock",
+    on_message: Callable[[str], None],
+) -> dict[str, dict[str, ParityFigures]]:
+    """Run the gate on every target; targets of the same graphs and adapters are checked once."""
+    figures: dict[str, dict[str, ParityFigures]] = {}
+    done: list[tuple[object, str]] = []
+    for target, profile in profiles.items():
+        directory = root / "targets" / target
+        on_message(f"target '{target}': the parity gate")
+        provider = gate_provider(profile)
+        graphs = [(directory / graph).read_bytes() for graph in GRAPHS.values()]
+        what = (graphs, files[target], profile.parity, provider)
+        if same := next((name for done_what, name in done if done_what == what), None):
+            on_message(f"target '{target}': its graphs are those of '{same}', checked already")
+            figures[target] = figures[same]
+            continue
+        with clock.time(target):
+            figures[target] = check_parity(
+                directory,
+                base,
+                contracts[target],
+                files[target],
+                profile.parity,
+                quantized=quantize_base(base, profile.quantization, on_message=on_message),
+                provider=provider,
+                on_message=on_message,
+            )
+        done.append((what, target))
+    return figures
 
 
 def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[str, TargetProfile]:
@@ -228,12 +308,31 @@ def _base_record(base: Base) -> BaseRecord:
     )
 
 
-def _write_tokenizer(root: Path, target: str) -> None:
-    """The tokenizer once at the top, for readers other than genai."""
+def _write_tokenizer(root: Path, targets: Iterable[str]) -> None:
+    """The tokenizer at the top, for readers other than genai; each target's is a hard link to it.
+
+    genai reads it from the target's own directory.
+    """
     (root / "tokenizer").mkdir()
-    for file in sorted((root / "targets" / target).iterdir()):
-        if file.name.startswith(("tokenizer", "chat_template", "special_tokens")):
-            shutil.copyfile(file, root / "tokenizer" / file.name)
+    for target in targets:
+        for file in sorted((root / "targets" / target).iterdir()):
+            if file.name.startswith(("tokenizer", "chat_template", "special_tokens")):
+                shared = root / "tokenizer" / file.name
+                if not shared.exists():
+                    shutil.copyfile(file, shared)
+                if filecmp.cmp(file, shared, shallow=False):
+                    _link(shared, file)
+
+
+def _link(existing: Path, path: Path) -> None:
+    """Put a hard link in the place of an equal file, where the file system has them."""
+    temporary = path.with_name(f".{path.name}.link")
+    try:
+        temporary.hardlink_to(existing)
+    except OSError:
+        return
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # renaming onto a link to the same file does nothing
 
 
 def _write_licenses(root: Path, base: Base) -> None:

@@ -99,6 +99,8 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     }
     if quantization.embedding:
         options["op_types_to_quantize"] = "MatMul/Gather"
+    if profile.builder == "webgpu" and profile.io_dtype == "float32":
+        options["use_webgpu_fp32"] = "true"
     return options
 
 

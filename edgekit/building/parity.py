@@ -16,19 +16,19 @@ A breach fails the build; the bounds of (d) may be left open by the profile.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
-from edgekit.building.sessions import TargetSessions, greedy_tokens
+from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
 from edgekit.building.tokenizing import compare_tokenizing
+from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
 from edgekit.quantizing.blocks import Blocks
 from edgekit.quantizing.weights import EMBEDDING, HEAD
@@ -45,6 +45,7 @@ _EFFECT_POSITIONS = 256
 _MAX_WEIGHT_ERROR_SHARE = 0.5
 # float16 scales round what was quantized, by up to 0.07 steps at the end of an 8-bit range.
 _MAX_STEPS_FROM_QUANTIZED = 0.1
+_PLAIN_AND_SOCKETED = ("base.onnx", "model.onnx")
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
@@ -79,6 +80,7 @@ class ParityFigures:
             trained on, which are the float base's unless it was trained on a target's.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
+        placement: Execution provider to the nodes of the shipping graph that it computed.
     """
 
     positions: int
@@ -90,6 +92,7 @@ class ParityFigures:
     nll_torch: float
     nll_shipping: float
     effect_kl: float | None
+    placement: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nll_increase(self) -> float:
@@ -114,6 +117,7 @@ def check_parity(
     *,
     quantized: Mapping[str, Blocks] | None = None,
     check_base: bool = True,
+    provider: str = "CPUExecutionProvider",
     threads: int | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, ParityFigures]:
@@ -127,6 +131,7 @@ def check_parity(
         bounds: What the profile demands.
         quantized: Weights that were put into the graph; it must still hold them.
         check_base: Also measure the base without an adapter.
+        provider: Execution provider that computes the graphs that ship.
         threads: Intra-op threads of every session; equal, since int8 rounding depends on it.
         on_message: Called with a line of progress.
 
@@ -146,9 +151,9 @@ def check_parity(
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
         breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, _rows(base, ()), threads)
+        breaches += _compare_empty_sockets(target, contract, _rows(base, ()), threads)
         peft = {name: files.peft for name, files in adapters.items()}
-        sessions = TargetSessions(target, threads)
+        sessions = TargetSessions(target, threads, provider)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
@@ -157,9 +162,11 @@ def check_parity(
                 for name, rows in tokens.items()
                 if name not in on_device
             }
-            weights = quantized_weights(ir.load(target / "score.onnx"), contract)
+            weights = quantized_weights(load_graph(target / "score.onnx"), contract)
             breaches += _compare_weights(reference, weights, quantized or {}, bounds)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
+            if contract.dtype == "float16":
+                reference.round_to_float16(keep=weights)
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
@@ -193,11 +200,26 @@ def _rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
     return [row for row in rows if len(row) > 1]
 
 
-def _compare_empty_sockets(target: Path, rows: Rows, threads: int) -> list[str]:
-    """Step (a): greedy tokens of the graph with empty sockets equal those of the plain graph."""
+def _compare_empty_sockets(
+    target: Path, contract: SocketContract, rows: Rows, threads: int
+) -> list[str]:
+    """Step (a): a graph with empty sockets computes what the plain graph computes.
+
+    Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
+    graph in float32, other parts where there are sockets, so these are compared in float32.
+    """
     starts = [list(row[:48]) for row in rows[:3]]
-    plain = greedy_tokens(target, "base.onnx", starts, threads)
-    socketed = greedy_tokens(target, "model.onnx", starts, threads)
+    if contract.dtype == "float16":
+        graphs = (float32_logits(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED)
+        return [
+            f"empty sockets differ from the plain graph on row {index}: logits by up to "
+            f"{np.abs(got - expected).max():.3g}"
+            for index, (expected, got) in enumerate(zip(*graphs, strict=True))
+            if not np.array_equal(expected, got)
+        ]
+    plain, socketed = (
+        greedy_tokens(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED
+    )
     return [
         f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
         for index, (expected, got) in enumerate(zip(plain, socketed, strict=True))
@@ -271,6 +293,7 @@ def _measure(
         nll_torch=nll_expected.mean if nll_torch is None else nll_torch,
         nll_shipping=nll.mean,
         effect_kl=effect.mean_kl if name else None,
+        placement=sessions.placement(),
     )
 
 

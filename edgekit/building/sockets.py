@@ -1,7 +1,8 @@
 """Graph pass: put a socket beside every quantized matmul of the decoder layers.
 
 A socket turns ``y = MatMulNBits(x)`` into ``y = MatMulNBits(x) + (x @ A) @ B``. A and B are graph
-inputs that also have a rank-0 initializer, so that a session without an adapter computes the base.
+inputs that also have an initializer of rank 0 (or 1, of zeros), so that a session without an
+adapter computes the base.
 Projections that the builder packed (q/k/v, gate/up) keep one packed socket.
 
 Needs no torch: any int4 ONNX model of this shape will do, whoever built it.
@@ -46,17 +47,27 @@ def find_sockets(model: ir.Model, *, max_rank: int, dtype: str) -> SocketContrac
     return SocketContract(dtype=dtype, max_rank=max_rank, sockets=sockets)
 
 
-def add_sockets(model: ir.Model, contract: SocketContract) -> None:
-    """Add the contract's sockets to a graph, in place."""
+def add_sockets(model: ir.Model, contract: SocketContract, *, empty_rank: int = 0) -> None:
+    """Add the contract's sockets to a graph, in place.
+
+    Args:
+        model: The graph.
+        contract: Its sockets.
+        empty_rank: Rank of an empty socket; 1 (of zeros) where a provider cannot take tensors
+            without elements.
+    """
     by_name = {socket.name: socket for socket in contract.sockets}
     for node in list(_matmuls(model)):
-        _add_socket(model.graph, node, by_name[_socket_name(node)], np.dtype(contract.dtype))
+        socket = by_name[_socket_name(node)]
+        _add_socket(model.graph, node, socket, np.dtype(contract.dtype), empty_rank)
 
 
-def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype) -> None:
+def _add_socket(
+    graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype, empty_rank: int
+) -> None:
     """``out = MatMulNBits(x)`` becomes ``out = MatMulNBits(x) + MatMul(MatMul(x, A), B)``."""
-    a = _optional_input(graph, socket.a_name, (socket.k, None), dtype)
-    b = _optional_input(graph, socket.b_name, (None, socket.n), dtype)
+    a = _optional_input(graph, socket.a_name, (socket.k, None), dtype, empty_rank)
+    b = _optional_input(graph, socket.b_name, (None, socket.n), dtype, empty_rank)
     base, x = node.outputs[0], node.inputs[0]
     down = ir.Node("", "MatMul", [x, a], name=f"{node.name}_lora_A")
     up = ir.Node("", "MatMul", [down.outputs[0], b], name=f"{node.name}_lora_B")
@@ -71,10 +82,14 @@ def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype)
 
 
 def _optional_input(
-    graph: ir.Graph, name: str, shape: tuple[int | None, int | None], dtype: np.dtype
+    graph: ir.Graph,
+    name: str,
+    shape: tuple[int | None, int | None],
+    dtype: np.dtype,
+    empty_rank: int,
 ) -> ir.Value:
-    """A graph input of free rank whose default has rank 0."""
-    empty = np.zeros([size or 0 for size in shape], dtype)
+    """A graph input of free rank whose default is all zeros."""
+    empty = np.zeros([size or empty_rank for size in shape], dtype)
     rank = f"{name.rpartition('.')[0]}.rank"
     value = ir.Value(
         name=name,

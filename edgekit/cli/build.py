@@ -1,5 +1,6 @@
 """``edgekit build``: recipe or flags to a bundle."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edgekit.building.build import BuildReport
+    from edgekit.building.parity import ParityFigures
 
 
 def build_command(
@@ -125,6 +127,14 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
         "version": report.manifest.version,
         "digest": report.manifest.digest,
         "size_bytes": report.size_bytes,
+        "targets": {
+            name: {
+                "read_bytes": report.read_bytes(name),
+                "seconds": round(report.seconds[name], 1),
+                "verified_on": record.verified_on,
+            }
+            for name, record in report.manifest.targets.items()
+        },
         "parity": parity_report(report.parity),
     }
 
@@ -150,7 +160,40 @@ def _print(report: "BuildReport") -> None:
                 f"{figure.nll_increase:+.3f}",
             )
         screen.print(table)
+    if len(report.seconds) > 1:
+        screen.print(_targets_table(report))
     if not report.parity:
         screen.print("[yellow]unchecked: the parity gate was switched off[/]")
     size = show_size(report.size_bytes)
     screen.print(f"{report.output}  {size}  {report.manifest.digest}", soft_wrap=True)
+
+
+def _targets_table(report: "BuildReport") -> Any:
+    """One line a target; figures without adapter / the worst of the adapters."""
+    from edgekit_runtime.cli.console import add_row, new_table, show_size
+
+    numbers = ["device reads", "time", "exact KL", "shipping KL", "cost"]
+    columns = ["target", "device reads", "time", "verified on", "exact KL", "shipping KL", "cost"]
+    title = "Targets; KL and cost in nats a token, without adapter / with the worst adapter"
+    table = new_table(title, columns, right=numbers)
+    for name, record in report.manifest.targets.items():
+        figures = report.parity.get(name, {})
+        add_row(
+            table,
+            name,
+            show_size(report.read_bytes(name)),
+            f"{report.seconds[name]:.0f} s",
+            record.verified_on or "unchecked",
+            _off_and_on(figures, "exact_mean_kl", "{:.0e}"),
+            _off_and_on(figures, "shipping_mean_kl", "{:.0e}"),
+            _off_and_on(figures, "nll_increase", "{:+.3f}"),
+        )
+    return table
+
+
+def _off_and_on(figures: "Mapping[str, ParityFigures]", field: str, form: str) -> str:
+    """A figure of the base, and the worst of the adapters'."""
+    values = {name: getattr(figure, field) for name, figure in figures.items()}
+    off = [values.pop("")] if "" in values else []
+    on = [max(values.values())] if values else []
+    return " / ".join(form.format(value) for value in off + on)

@@ -73,6 +73,7 @@ class LoadedTarget:
                     filename=self._filename(kind),
                     threads=self.threads,
                     lock=self.lock,
+                    provider=self.record.execution_provider,
                 )
             return self._graphs[kind]
 
