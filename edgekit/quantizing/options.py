@@ -2,7 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekit.errors import RecipeError
+from edgekit_runtime.errors import nearest
 
 Tier = Literal["fast", "default", "quality"]
 
@@ -76,3 +79,50 @@ TIERS: dict[str, dict[str, Any]] = {
     "default": {"algorithm": "tuned"},
     "quality": {"algorithm": "tuned", "head_bits": 8, "eight_bit_share": 0.5},
 }
+
+# What a target's kernels decide stays as its profile says, whatever the tier.
+_OF_THE_TARGET = {"block_size", "accuracy_level", "embedding", "calibration"}
+
+
+def change(options: Quantization, text: str) -> Quantization:
+    """A target's quantization with other options than its profile's.
+
+    Args:
+        options: The profile's; what is not named goes back to its default, save what suits the
+            target's kernels (``block_size``, ``accuracy_level``, ``embedding``) and calibration.
+        text: ``key=value`` with commas between; names of ``eight_bit`` with ``+`` between,
+            ``calibration.steps=30`` for a key of the calibration.
+
+    Raises:
+        RecipeError: If the options make no sense, every problem listed.
+    """
+    changes: dict[str, Any] = {}
+    calibration = options.calibration.model_dump()
+    problems = []
+    for pair in text.split(","):
+        key, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator:
+            problems.append(f"'{pair}' is not KEY=VALUE")
+        elif key.startswith("calibration."):
+            changes["calibration"] = calibration
+            calibration[key.removeprefix("calibration.")] = value
+        elif key in Quantization.model_fields:
+            changes[key] = value.split("+") if key == "eight_bit" else _number(value)
+        else:
+            problems.append(f"{key}: unknown key; {nearest(key, Quantization.model_fields)}")
+    kept = options.model_dump(include=_OF_THE_TARGET - set(changes))
+    try:
+        changed = Quantization.model_validate(kept | changes)
+    except ValidationError as err:
+        problems += [
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
+            for problem in err.errors(include_url=False)
+        ]
+    if problems:
+        raise RecipeError(f"quantization '{text}' is wrong", problems=problems)
+    return changed
+
+
+def _number(text: str) -> object:
+    """Whole numbers as such: pydantic compares the values of a Literal with ``==``."""
+    return int(text) if text.lstrip("-").isdigit() else text
