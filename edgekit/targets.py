@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails
 
 from edgekit.errors import RecipeError
 from edgekit.provider_options import PROVIDER_OPTIONS, SESSION_OPTIONS
+from edgekit.quantizing.options import Quantization
 from edgekit.recipe_files import read_yaml
 from edgekit_runtime.errors import nearest
 
@@ -18,18 +19,6 @@ BUILDERS = ("cpu", "cuda", "dml", "webgpu", "static")
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quantization(_Section):
-    """How weights are rounded (the model builder's own options)."""
-
-    algorithm: Literal["default", "rtn", "k_quant"] = "default"
-    bits: Literal[4] = 4
-    head_bits: Literal[4, 8] = 4
-    block_size: Literal[16, 32, 64, 128, 256] = 32
-    is_symmetric: Literal[True] = True
-    accuracy_level: Literal[1, 2, 3, 4] = 4
-    embedding: bool = True
 
 
 class AdapterSupport(_Section):

@@ -26,6 +26,8 @@ from edgekit.bundling.write import (
     write_manifest,
 )
 from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.quantizing.options import change
+from edgekit.quantizing.quantize import quantize_base
 from edgekit.targets import TargetProfile, load_target
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
@@ -71,6 +73,7 @@ def build(
     targets: tuple[str, ...] = ("cpu",),
     adapters: Mapping[str, AdapterSource] | None = None,
     release: str = "0.1.0",
+    quantization: str | None = None,
     max_nll_increase: float | None = None,
     parity: bool = True,
     assume_base: bool = False,
@@ -86,6 +89,7 @@ def build(
         targets: Names or paths of target profiles.
         adapters: Adapter name to its source.
         release: The bundle's version.
+        quantization: Options other than the targets' own, such as ``tier=quality``.
         max_nll_increase: Bound on what quantization may cost, in nats a token.
         parity: Run the parity gate; without it the targets are marked as unchecked.
         assume_base: Take adapters whose recorded base name contradicts.
@@ -98,7 +102,7 @@ def build(
     adapters = adapters or {}
     refuse_existing(output, overwrite=overwrite)
     check_names(name, adapters)
-    profiles = _profiles(targets, max_nll_increase)
+    profiles = _profiles(targets, quantization, max_nll_increase)
     on_message(f"resolving the base '{base}'")
     resolved = resolve_base(base)
     refuse_unsupported(resolved)
@@ -249,6 +253,7 @@ def _check_targets(
                 contracts[target],
                 files[target],
                 profile.parity,
+                quantized=quantize_base(base, profile.quantization, on_message=on_message),
                 provider=provider,
                 on_message=on_message,
             )
@@ -256,8 +261,10 @@ def _check_targets(
     return figures
 
 
-def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[str, TargetProfile]:
-    """Profiles by name, with the recipe's own bound on quantization where it sets one."""
+def _profiles(
+    targets: tuple[str, ...], quantization: str | None, max_nll_increase: float | None
+) -> dict[str, TargetProfile]:
+    """Profiles by name, with the recipe's own quantization, and bound on it, where it sets them."""
     if not targets:
         raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
     profiles: dict[str, TargetProfile] = {}
@@ -268,9 +275,17 @@ def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[
                 f"target '{profile.name}' is named twice",
                 hint="Give your own profile a name of its own.",
             )
+        if quantization is not None:
+            options = change(profile.quantization, quantization)
+            profile = profile.model_copy(update={"quantization": options})
+        changes: dict[str, float | None] = {}
         if max_nll_increase is not None:
-            bounds = profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
-            profile = profile.model_copy(update={"parity": bounds})
+            changes["max_nll_increase"] = max_nll_increase
+        if profile.quantization.is_calibrated:
+            # Such weights may move by several steps; the gate compares with what was quantized.
+            changes["max_weight_error_steps"] = None
+        bounds = profile.parity.model_copy(update=changes)
+        profile = profile.model_copy(update={"parity": bounds})
         profiles[profile.name] = profile
     return profiles
 

@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BuildError
-from edgekit.quantizing.head import widen_head
+from edgekit.quantizing.graph import replace_weights_in
+from edgekit.quantizing.quantize import quantization_facts, quantize_base
 from edgekit.targets import TargetProfile
 from edgekit_runtime.digests import sha256_of_file
 
@@ -67,11 +68,12 @@ def export_base(
         with tempfile.TemporaryDirectory(dir=exports, prefix=prefix) as temporary:
             out = Path(temporary) / "model"
             _run_builder(base, profile, out, Path(temporary) / "cache")
-            quantization = profile.quantization
-            if quantization.head_bits != quantization.bits:
-                widen_head(
-                    out, base, bits=quantization.head_bits, block_size=quantization.block_size
-                )
+            weights = quantize_base(
+                base, profile.quantization, cache_dir=cache_dir, on_message=on_message
+            )
+            if weights:
+                on_message("putting the quantized weights into the graph")
+                replace_weights_in(out, weights)
             (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
             out.replace(target)
     return target
@@ -111,7 +113,7 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     quantization = profile.quantization
     options = {
         "accuracy_level": str(quantization.accuracy_level),
-        "algo_config": quantization.algorithm,
+        "algo_config": "k_quant" if quantization.algorithm == "k_quant" else "default",
         "block_size": str(quantization.block_size),
         "is_symmetric": str(quantization.is_symmetric).lower(),
         "fuse_mlp_gate_up": "true",
@@ -134,7 +136,7 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
         "builder": profile.builder,
         "precision": profile.precision,
         "options": builder_options(profile),
-        "head_bits": profile.quantization.head_bits,
+        "quantization": quantization_facts(profile.quantization),
         "versions": {
             name: version(name)
             for name in ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")

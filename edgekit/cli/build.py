@@ -1,11 +1,12 @@
 """``edgekit build``: recipe or flags to a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit.cli.quantize_sweep import print_costs
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ def build_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: key=value.")
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Other than the targets' own, such as tier=quality or head_bits=8."),
+    ] = None,
+    report_quantization: Annotated[
+        bool,
+        typer.Option("--report-quantization", help="Perplexity and KL against the float base."),
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="What to report on; a short text of our own by default.")
+    ] = None,
     parity: Annotated[bool, typer.Option(help="Run the parity gate.")] = True,
     assume_base: Annotated[
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
@@ -42,11 +54,16 @@ def build_command(
 
     Examples:
         edgekit build bundles/demo/bundle.yaml
+        edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
     """
     from edgekit_runtime.cli.console import console, write_json
 
     arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
+    if quantization is not None:
+        arguments["quantization"] = quantization
+    if text is not None and not report_quantization:
+        raise typer.BadParameter("--text needs --report-quantization")
     screen = console(stderr=True)
     with screen.status("building …") as status:
 
@@ -64,10 +81,32 @@ def build_command(
             overwrite=overwrite,
             on_message=show,
         )
+        figures = _costs(report, arguments["base"], text, show) if report_quantization else {}
     if as_json:
-        write_json(_to_json(report))
+        costs = {name: figure.to_dict() for name, figure in figures.items()}
+        write_json(_to_json(report) | ({"quantization": costs} if report_quantization else {}))
     else:
         _print(report)
+        if figures:
+            print_costs(figures)
+
+
+def _costs(
+    report: "BuildReport", base: str, text: Path | None, on_message: Callable[[str], None]
+) -> dict[str, Any]:
+    """What quantization costs on each target of a bundle."""
+    import os
+
+    from edgekit.bases import resolve_base
+    from edgekit.quantizing.report import compare_with_float, text_rows
+
+    resolved = resolve_base(base)
+    targets = {
+        name: report.output / record.path for name, record in report.manifest.targets.items()
+    }
+    rows = text_rows(resolved, text, None)
+    threads = os.cpu_count() or 1
+    return dict(compare_with_float(resolved, targets, rows, threads=threads, on_message=on_message))
 
 
 def _arguments(

@@ -4,6 +4,7 @@ Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized, wit
 a stored value ``q`` stands for ``(q - 2**(bits - 1)) * scale``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,27 @@ class Blocks:
             return values
         low, high = values[..., 0::2], values[..., 1::2]
         return np.bitwise_or(low, np.left_shift(high, 4), dtype=np.uint8)
+
+    def values(self) -> Floats:
+        """The weight that the blocks stand for: float32 (out, in)."""
+        values = self.codes.astype(np.float32) * self.scales[..., None]
+        return np.asarray(values.reshape(len(self.codes), -1), np.float32)
+
+
+def stack_blocks(parts: Sequence[Blocks]) -> Blocks:
+    """Weights of equal inputs, one below the other, as a packed matmul holds them.
+
+    Raises:
+        ValueError: If their bits or block sizes differ.
+    """
+    kinds = {(part.bits, part.block_size) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"parts of one matmul differ in (bits, block size): {sorted(kinds)}")
+    return Blocks(
+        codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        bits=parts[0].bits,
+    )
 
 
 def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
