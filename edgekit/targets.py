@@ -21,7 +21,7 @@ class Quantization(_Section):
     """How weights are rounded (the model builder's own options)."""
 
     algorithm: Literal["default", "rtn", "k_quant"] = "default"
-    bits: Literal[4] = 4
+    bits: Literal[4, 8] = 4
     head_bits: Literal[4, 8] = 4
     block_size: Literal[16, 32, 64, 128, 256] = 32
     is_symmetric: Literal[True] = True
@@ -32,8 +32,28 @@ class Quantization(_Section):
 class AdapterSupport(_Section):
     """How adapters reach this target."""
 
-    mechanism: Literal["ort_inputs"] = "ort_inputs"
+    mechanism: Literal["ort_inputs", "static_inputs"] = "ort_inputs"
     max_rank: int = Field(default=256, ge=1)
+
+
+class StaticGraphs(_Section):
+    """Graphs of fixed shape, for compilers that know no other (``builder: static``).
+
+    Attributes:
+        chunk_tokens: Tokens that the prefill graph takes at once.
+        htp_arch: Version of Qualcomm's Hexagon Tensor Processor, e.g. ``73``; None where the
+            graphs run as they are, on the CPU provider.
+        soc_model: Qualcomm's number of the chip, as its QNN SDK lists them.
+    """
+
+    chunk_tokens: int = Field(default=64, ge=2, le=512)
+    htp_arch: str | None = None
+    soc_model: str | None = None
+
+    def provider_options(self) -> dict[str, str]:
+        """Options of ONNX Runtime's QNN provider."""
+        options = {"htp_arch": self.htp_arch, "soc_model": self.soc_model}
+        return {key: value for key, value in options.items() if value is not None}
 
 
 class ParityBounds(_Section):
@@ -44,6 +64,9 @@ class ParityBounds(_Section):
             steps: half a step by rounding, one where symmetric int4 ends at +7, more where
             k_quant cuts off an end of a block.
         max_nll_increase: Nats a token that quantization may cost; None leaves it open.
+        compiled_positions: Token positions that are run on graphs compiled for an NPU, with and
+            without each adapter; a simulator takes seconds for each.
+        compiled_min_top1: Share of them whose most likely token is the uncompiled graph's.
     """
 
     exact_max_mean_kl: float = Field(default=1e-6, gt=0)
@@ -51,6 +74,8 @@ class ParityBounds(_Section):
     shipping_max_mean_kl: float = Field(default=1e-2, gt=0)
     max_weight_error_steps: float | None = Field(default=1.01, gt=0)
     max_nll_increase: float | None = None
+    compiled_positions: int = Field(default=256, ge=1)
+    compiled_min_top1: float = Field(default=0.99, gt=0, le=1)
 
 
 class Verification(_Section):
@@ -72,9 +97,9 @@ class TargetProfile(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str
     execution_provider: str
-    builder: Literal["cpu"]
-    precision: Literal["int4"]
-    io_dtype: Literal["float32"]
+    builder: Literal["cpu", "static"]
+    precision: Literal["int4", "int8"]
+    io_dtype: Literal["float32", "float16"]
     quantization: Quantization
     adapters: AdapterSupport
     context_length: int = Field(ge=64)
@@ -82,6 +107,7 @@ class TargetProfile(_Section):
     parity: ParityBounds
     requires: dict[str, str]
     verify: Verification
+    static: StaticGraphs | None = None
 
 
 def targets_dir() -> Path:

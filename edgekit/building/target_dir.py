@@ -33,8 +33,13 @@ def write_target(
     """Export a base for a target and derive its graphs.
 
     ``base.onnx`` has no sockets, ``model.onnx`` has them, ``score.onnx`` has them and keeps the
-    logits of every position. All three read ``model.onnx.data``.
+    logits of every position. All three read ``model.onnx.data``. Static targets have graphs of
+    their own, see `edgekit.building.qnn.target_dir`.
     """
+    if profile.builder == "static":
+        from edgekit.building.qnn.target_dir import write_static_target
+
+        return write_static_target(directory, base, profile, on_message)
     exported = export_base(base, profile, on_message=on_message)
     directory.mkdir(parents=True)
     for file in sorted(exported.iterdir()):
@@ -54,7 +59,7 @@ def target_record(base: Base, profile: TargetProfile, *, verified: bool) -> Targ
     """The manifest's entry of a target."""
     quantization = profile.quantization.model_dump()
     path = f"targets/{profile.name}"
-    return TargetRecord(
+    record = TargetRecord(
         execution_provider=profile.execution_provider,
         path=path,
         graphs=GRAPHS,
@@ -70,6 +75,11 @@ def target_record(base: Base, profile: TargetProfile, *, verified: bool) -> Targ
             else None
         ),
     )
+    if profile.builder == "static":
+        from edgekit.building.qnn.target_dir import static_record
+
+        return static_record(record)
+    return record
 
 
 def context_length(base: Base, profile: TargetProfile) -> int:

@@ -7,6 +7,8 @@ from typing import Final
 from edgekit_runtime.errors import TargetError, nearest
 from edgekit_runtime.manifest import Manifest, TargetRecord
 from edgekit_runtime.native import load_genai
+from edgekit_runtime.providers import is_qnn_simulated
+from edgekit_runtime.static_graph import STATIC_INPUTS
 
 # Execution provider to genai's own check that it is there; the faster ones first.
 _PROVIDERS: Final[Mapping[str, str | None]] = {
@@ -14,8 +16,9 @@ _PROVIDERS: Final[Mapping[str, str | None]] = {
     "dml": "is_dml_available",
     "webgpu": "is_webgpu_available",
     "cpu": None,
+    "qnn": None,  # its package is in the target's `requires`
 }
-_MECHANISM: Final = "ort_inputs"
+_MECHANISMS: Final = ("ort_inputs", STATIC_INPUTS)
 
 
 def choose_target(manifest: Manifest, asked: str | None) -> str:
@@ -38,7 +41,7 @@ def choose_target(manifest: Manifest, asked: str | None) -> str:
         problems += [f"{name}: {problem}" for problem in found]
     raise TargetError(
         f"no target of bundle {manifest.name!r} works here",
-        problems=problems or ["the bundle has no targets"],
+        problems=problems or ["the bundle has none that is chosen unasked"],
         hint="Install what is listed, or build the bundle for a target of this machine.",
     )
 
@@ -50,9 +53,10 @@ def target_problems(record: TargetRecord) -> list[str]:
         for package, prefix in record.requires.items()
         if (problem := _version_problem(package, prefix))
     ]
-    if record.adapter_mechanism != _MECHANISM:
+    if record.adapter_mechanism not in _MECHANISMS:
+        known = " and ".join(_MECHANISMS)
         problems.append(
-            f"adapter mechanism: this runtime knows {_MECHANISM}, got {record.adapter_mechanism}"
+            f"adapter mechanism: this runtime knows {known}, got {record.adapter_mechanism}"
         )
     provider = _short(record.execution_provider)
     if provider not in _PROVIDERS:
@@ -65,11 +69,15 @@ def target_problems(record: TargetRecord) -> list[str]:
 def _by_speed(manifest: Manifest) -> list[str]:
     order = list(_PROVIDERS)
 
+    def is_fast(name: str) -> bool:
+        # A simulator of an NPU takes seconds a token: only for who asks for it.
+        return _short(manifest.targets[name].execution_provider) != "qnn" or not is_qnn_simulated()
+
     def rank(name: str) -> tuple[int, str]:
         provider = _short(manifest.targets[name].execution_provider)
         return (order.index(provider) if provider in order else len(order), name)
 
-    return sorted(manifest.targets, key=rank)
+    return sorted(filter(is_fast, manifest.targets), key=rank)
 
 
 def _short(provider: str) -> str:
