@@ -33,8 +33,12 @@ _RecipeLoader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, what: str = "recipe") -> dict[str, Any]:
     """Read a YAML file that holds keys and values.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
 
     Raises:
         RecipeError: If it is missing, not UTF-8, not YAML (with the line), or no mapping.
@@ -42,14 +46,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise RecipeError(f"recipe {path}: no such file") from err
+        raise RecipeError(f"{what} {path}: no such file") from err
     except (OSError, UnicodeDecodeError) as err:
-        raise RecipeError(f"recipe {path} cannot be read: {err}") from err
+        raise RecipeError(f"{what} {path} cannot be read: {err}") from err
     except yaml.YAMLError as err:
-        raise RecipeError(f"recipe {path}{_line_of(err)}: {_reason_of(err)}") from err
+        raise RecipeError(f"{what} {path}{_line_of(err)}: {_reason_of(err)}") from err
     if not isinstance(values, dict):
         raise RecipeError(
-            f"recipe {path} holds no keys", hint="A recipe starts with a line such as 'base: …'."
+            f"{what} {path} holds no keys",
+            hint=f"A {what} is a YAML file of lines such as 'name: …'.",
         )
     return values
 

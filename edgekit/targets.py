@@ -1,16 +1,19 @@
 """Target profiles: one declarative YAML file per kind of device, in ``targets/``."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from edgekit.errors import RecipeError
+from edgekit.provider_options import PROVIDER_OPTIONS, SESSION_OPTIONS
+from edgekit.recipe_files import read_yaml
 from edgekit_runtime.errors import nearest
 
 _HERE = Path(__file__).resolve().parent
+EXTENDS = "extends"
+BUILDERS = ("cpu", "cuda", "dml", "webgpu", "static")
 
 
 class _Section(BaseModel):
@@ -30,10 +33,19 @@ class Quantization(_Section):
 
 
 class AdapterSupport(_Section):
-    """How adapters reach this target."""
+    """How adapters reach this target.
+
+    Attributes:
+        mechanism: ``ort_inputs``: sockets are graph inputs of free rank. ``static_inputs``: of a
+            fixed rank, padded with zeros, for compilers that want static shapes.
+        max_rank: Largest rank of one projection's adapter; the fixed rank of ``static_inputs``.
+        empty_rank: Rank of a socket without an adapter; 1 where a provider cannot compute with
+            tensors that have no elements.
+    """
 
     mechanism: Literal["ort_inputs", "static_inputs"] = "ort_inputs"
     max_rank: int = Field(default=256, ge=1)
+    empty_rank: Literal[0, 1] = 0
 
 
 class StaticGraphs(_Section):
@@ -41,19 +53,9 @@ class StaticGraphs(_Section):
 
     Attributes:
         chunk_tokens: Tokens that the prefill graph takes at once.
-        htp_arch: Version of Qualcomm's Hexagon Tensor Processor, e.g. ``73``; None where the
-            graphs run as they are, on the CPU provider.
-        soc_model: Qualcomm's number of the chip, as its QNN SDK lists them.
     """
 
     chunk_tokens: int = Field(default=64, ge=2, le=512)
-    htp_arch: str | None = None
-    soc_model: str | None = None
-
-    def provider_options(self) -> dict[str, str]:
-        """Options of ONNX Runtime's QNN provider."""
-        options = {"htp_arch": self.htp_arch, "soc_model": self.soc_model}
-        return {key: value for key, value in options.items() if value is not None}
 
 
 class ParityBounds(_Section):
@@ -79,16 +81,30 @@ class ParityBounds(_Section):
 
 
 class Verification(_Section):
-    """Where the gate runs."""
+    """Where the gate runs.
+
+    Attributes:
+        execution_provider: What computes the target's graphs in the gate of every build.
+        note: What that leaves open, for people.
+    """
 
     execution_provider: str
+    note: str = ""
+
+    @field_validator("execution_provider")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known_provider(name)
 
 
 class TargetProfile(_Section):
     """One kind of device.
 
     Attributes:
-        builder: The model builder's ``-e`` value.
+        provider_options: For the execution provider; its own names.
+        session_options: genai's own, and entries of ONNX Runtime such as ``session.…``.
+        packages: Operating system and processor (``linux-x86_64``) to what a device installs.
+        builder: The model builder's ``-e`` value; ``static`` for edgekit's own static graphs.
         context_length: Cap on prompt plus answer, in tokens.
         memory_budget_bytes: What weights, key-value cache and adapters may take together.
         requires: Package name to a version prefix, checked when the bundle opens.
@@ -97,7 +113,10 @@ class TargetProfile(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str
     execution_provider: str
-    builder: Literal["cpu", "static"]
+    provider_options: dict[str, str | None] = {}
+    session_options: dict[str, str | int | bool] = {}
+    packages: dict[str, str | None]
+    builder: Literal["cpu", "cuda", "dml", "webgpu", "static"]
     precision: Literal["int4", "int8"]
     io_dtype: Literal["float32", "float16"]
     quantization: Quantization
@@ -109,6 +128,59 @@ class TargetProfile(_Section):
     verify: Verification
     static: StaticGraphs | None = None
 
+    @field_validator("execution_provider")
+    @classmethod
+    def _provider_is_known(cls, name: str) -> str:
+        return _known_provider(name)
+
+    @field_validator("session_options")
+    @classmethod
+    def _session_options_are_known(cls, options: dict[str, Any]) -> dict[str, Any]:
+        wrong = [name for name in options if "." not in name and name not in SESSION_OPTIONS]
+        if wrong:
+            raise ValueError("; ".join(f"no '{n}': {nearest(n, SESSION_OPTIONS)}" for n in wrong))
+        return options
+
+    @field_validator("provider_options", "packages")
+    @classmethod
+    def _without_null(cls, values: dict[str, str | None]) -> dict[str, str]:
+        """A null stands for an inherited entry that does not hold here."""
+        return {key: value for key, value in values.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        known = PROVIDER_OPTIONS[self.execution_provider]
+        problems = [
+            f"provider_options.{name}: {self.execution_provider} has no such option; "
+            f"{nearest(name, known)}"
+            for name in self.provider_options
+            if name not in known
+        ]
+        if self.builder in {"cuda", "dml"} and self.io_dtype != "float16":
+            problems.append(f"io_dtype: builder '{self.builder}' makes float16, got float32")
+        if self.builder == "cpu" and self.io_dtype != "float32":
+            problems.append("io_dtype: builder 'cpu' makes float32, got float16")
+        if (self.builder == "static") != (self.adapters.mechanism == "static_inputs"):
+            problems.append(
+                f"adapters.mechanism: builder 'static' and static_inputs go together, got builder "
+                f"'{self.builder}' and {self.adapters.mechanism}"
+            )
+        if (self.builder == "static") != (self.static is not None):
+            problems.append(
+                f"static: builder 'static' and this section go together, got builder "
+                f"'{self.builder}' and {'no section' if self.static is None else 'the section'}"
+            )
+        if self.precision != f"int{self.quantization.bits}":
+            problems.append(
+                f"precision: expected int{self.quantization.bits}, as quantization.bits says, "
+                f"got {self.precision}"
+            )
+        if self.quantization.bits == 8 and self.builder != "static":
+            problems.append("quantization.bits: 8 needs builder 'static'; others know 4")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
 
 def targets_dir() -> Path:
     """The shipped profiles: inside the wheel, or the repository's own folder."""
@@ -118,7 +190,7 @@ def targets_dir() -> Path:
 
 def list_targets() -> dict[str, TargetProfile]:
     """Every shipped profile by name."""
-    return {path.stem: _read(path) for path in sorted(targets_dir().glob("*.yaml"))}
+    return {path.stem: _load(path) for path in sorted(targets_dir().glob("*.yaml"))}
 
 
 def load_target(name_or_path: str) -> TargetProfile:
@@ -127,11 +199,20 @@ def load_target(name_or_path: str) -> TargetProfile:
     Raises:
         RecipeError: If there is none, or it does not make sense (every problem listed).
     """
+    return _load(target_path(name_or_path))
+
+
+def target_path(name_or_path: str) -> Path:
+    """The file of a shipped profile, or of a person's own.
+
+    Raises:
+        RecipeError: If there is none.
+    """
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise RecipeError(f"target profile '{name_or_path}': no such file")
-        return _read(path)
+        return path
     shipped = targets_dir() / f"{name_or_path}.yaml"
     if not shipped.is_file():
         known = [file.stem for file in targets_dir().glob("*.yaml")]
@@ -139,33 +220,83 @@ def load_target(name_or_path: str) -> TargetProfile:
             f"no target '{name_or_path}'; {nearest(name_or_path, known)}",
             hint="See `edgekit targets list`, or give the path of your own profile (.yaml).",
         )
-    return _read(shipped)
+    return shipped
 
 
-def _read(path: Path) -> TargetProfile:
+def profile_schema() -> dict[str, Any]:
+    """The JSON schema of a profile file, for editors; ``extends`` stands for what is left out."""
+    schema = TargetProfile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"][EXTENDS] = {
+        "type": "string",
+        "description": "Profile that gives every key that is not in this file: name or path.",
+    }
+    required = schema.pop("required")
+    schema["anyOf"] = [{"required": [EXTENDS]}, {"required": required}]
+    return schema
+
+
+def _load(path: Path) -> TargetProfile:
     where = f"target profile '{path}'"
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise RecipeError(f"{where} cannot be read: {err}") from err
+    data = _merged(path, ())
     try:
         return TargetProfile.model_validate(data)
     except ValidationError as err:
-        problems = [_describe(error) for error in err.errors(include_url=False)]
+        problems = [line for error in err.errors(include_url=False) for line in _describe(error)]
         raise RecipeError(f"{where} is wrong", problems=problems) from err
 
 
-def _describe(error: ErrorDetails) -> str:
-    """One problem as ``dotted.key: what is wrong``, with the nearest key where one is unknown."""
+def _merged(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """A profile's keys over those of what it extends."""
+    if path.resolve() in children:
+        chain = " extends ".join(str(child) for child in (*children, path.resolve()))
+        raise RecipeError(f"target profile '{path}' extends itself", problems=[chain])
+    data = read_yaml(path, what="target profile")
+    if EXTENDS not in data:
+        return data
+    parent = data.pop(EXTENDS)
+    if not isinstance(parent, str):
+        raise RecipeError(
+            f"target profile '{path}' is wrong",
+            problems=[f"{EXTENDS}: expected a profile's name or path, got {parent!r}"],
+        )
+    if Path(parent).suffix in {".yaml", ".yml"}:
+        parent = str(path.parent / parent)
+    return _over(_merged(target_path(parent), (*children, path.resolve())), data)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One mapping put over another, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        lower = merged.get(key)
+        if isinstance(value, dict) and isinstance(lower, dict):
+            merged[key] = _over(lower, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _known_provider(name: str) -> str:
+    if name not in PROVIDER_OPTIONS:
+        raise ValueError(f"no such execution provider; {nearest(name, PROVIDER_OPTIONS)}")
+    return name
+
+
+def _describe(error: ErrorDetails) -> list[str]:
+    """A problem as ``dotted.key: what is wrong``, with the nearest key where one is unknown."""
     location = [str(part) for part in error["loc"]]
     where = ".".join(location) or "profile"
     if error["type"] == "missing":
-        return f"{where}: missing"
+        return [f"{where}: missing"]
+    if error["type"] == "value_error":
+        lines = str(error["ctx"]["error"]).splitlines()
+        return [f"{where}: {line}, got {error['input']!r}" for line in lines] if location else lines
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg']}, got {error['input']!r}"
+        return [f"{where}: {error['msg']}, got {error['input']!r}"]
     section: type[BaseModel] = TargetProfile
     for part in location[:-1]:
         annotation = section.model_fields[part].annotation
         assert isinstance(annotation, type)
         section = annotation
-    return f"{where}: unknown key; {nearest(location[-1], section.model_fields)}"
+    return [f"{where}: unknown key; {nearest(location[-1], section.model_fields)}"]

@@ -18,8 +18,9 @@ def to_sockets(modules: Mapping[str, LoraPair], contract: SocketContract) -> Par
     """Pack A and B of every projection into the sockets.
 
     A socket that packs several projections (q/k/v, gate/up) gets their A's side by side and
-    their B's on a block diagonal; projections without an adapter take no rank. Where the
-    graph's shapes are fixed, both are padded with zeros to its one rank.
+    their B's on a block diagonal; projections without an adapter take no rank. Where sockets share
+    what the checkpoint has in one linear, each gets its A and the rows of B that are its own.
+    Where the graph's shapes are fixed, both are padded with zeros to its one rank.
 
     Args:
         modules: Module path to A (r, in) and scaled B (out, r).
@@ -69,7 +70,7 @@ def _pack(
     b = np.zeros((a.shape[1], socket.n), np.float32)
     row = 0
     for part in present:
-        block = modules[part.module].b.T
+        block = modules[part.module].b[part.start : part.start + part.n].T
         b[row : row + block.shape[0], part.offset : part.offset + part.n] = block
         row += block.shape[0]
     return a, b

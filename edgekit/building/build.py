@@ -1,7 +1,8 @@
 """Build a bundle: one base, N adapters, one directory per target, proven before it ships."""
 
+import filecmp
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.export import refuse_unsupported
 from edgekit.building.fit import check_fit
-from edgekit.building.parity import ParityFigures, check_parity
-from edgekit.building.target_dir import target_record, write_target
-from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
+from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
+from edgekit.building.sessions import gate_provider
+from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
+from edgekit.building.weights import WeightStore
+from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import (
     PARITY_REPORT,
@@ -22,6 +25,7 @@ from edgekit.bundling.write import (
 )
 from edgekit.errors import BuildError, PeftAdapterError
 from edgekit.targets import TargetProfile, load_target
+from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
 
@@ -89,35 +93,44 @@ def build(
     for target, profile in profiles.items():
         check_fit(resolved, profile, list(read[target].values()), output, parity=parity)
     with staged_bundle(output, overwrite=overwrite) as root:
-        records, figures = {}, {}
+        store = WeightStore(root)
+        contracts = {}
         for target, profile in profiles.items():
+            on_message(f"target '{target}'")
             directory = root / "targets" / target
-            contract = write_target(directory, resolved, profile, on_message)
-            files = {
-                adapter: write_adapter(root, adapter, adapters[adapter], peft, contract, target)
+            contracts[target] = write_target(directory, resolved, profile, store, on_message)
+        stems = file_stems(contracts)
+        files = {
+            target: {
+                adapter: write_adapter(
+                    root, adapter, adapters[adapter], peft, contract, target, stems[target]
+                )
                 for adapter, peft in read[target].items()
             }
-            if parity:
-                figures[target] = check_parity(
-                    directory,
-                    resolved,
-                    contract,
-                    files,
-                    profile.parity,
-                    on_message=on_message,
-                )
-            records[target] = target_record(resolved, profile, verified=parity)
-        _write_tokenizer(root, next(iter(profiles)))
+            for target, contract in contracts.items()
+        }
+        figures = {}
+        if parity:
+            figures = _check_targets(root, resolved, profiles, contracts, files, on_message)
+        records = {
+            target: target_record(
+                resolved,
+                profile,
+                store,
+                verified_on=verified_on(figures[target][""]) if parity else None,
+            )
+            for target, profile in profiles.items()
+        }
+        _write_tokenizer(root, profiles)
         _write_licenses(root, resolved)
         write_json(root / PARITY_REPORT, _base_report(profiles, figures))
-        dtypes = {target: record.dtype for target, record in records.items()}
         adapter_records = {
             adapter: write_card(
                 root,
                 adapter,
                 source,
                 {target: read[target][adapter] for target in profiles},
-                dtypes,
+                stems,
                 resolved.fingerprint,
                 {target: by_adapter[adapter] for target, by_adapter in figures.items()},
             )
@@ -176,6 +189,40 @@ def read_adapters(
     return read
 
 
+def _check_targets(
+    root: Path,
+    base: Base,
+    profiles: Mapping[str, TargetProfile],
+    contracts: Mapping[str, SocketContract],
+    files: Mapping[str, Mapping[str, AdapterFiles]],
+    on_message: Callable[[str], None],
+) -> dict[str, dict[str, ParityFigures]]:
+    """Run the gate on every target; targets of the same graphs and adapters are checked once."""
+    figures: dict[str, dict[str, ParityFigures]] = {}
+    done: list[tuple[object, str]] = []
+    for target, profile in profiles.items():
+        directory = root / "targets" / target
+        on_message(f"target '{target}': the parity gate")
+        provider = gate_provider(profile)
+        graphs = [(directory / graph).read_bytes() for graph in graphs_of(profile).values()]
+        what = (graphs, profile.quantization, files[target], profile.parity, provider)
+        if same := next((name for done_what, name in done if done_what == what), None):
+            on_message(f"target '{target}': its graphs are those of '{same}', checked already")
+            figures[target] = figures[same]
+            continue
+        figures[target] = check_parity(
+            directory,
+            base,
+            contracts[target],
+            files[target],
+            profile.parity,
+            provider=provider,
+            on_message=on_message,
+        )
+        done.append((what, target))
+    return figures
+
+
 def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[str, TargetProfile]:
     """Profiles by name, with the recipe's own bound on quantization where it sets one."""
     if not targets:
@@ -221,12 +268,31 @@ def _base_record(base: Base) -> BaseRecord:
     )
 
 
-def _write_tokenizer(root: Path, target: str) -> None:
-    """The tokenizer once at the top, for readers other than genai."""
+def _write_tokenizer(root: Path, targets: Iterable[str]) -> None:
+    """The tokenizer at the top, for readers other than genai; each target's is a hard link to it.
+
+    genai reads it from the target's own directory.
+    """
     (root / "tokenizer").mkdir()
-    for file in sorted((root / "targets" / target).iterdir()):
-        if file.name.startswith(("tokenizer", "chat_template", "special_tokens")):
-            shutil.copyfile(file, root / "tokenizer" / file.name)
+    for target in targets:
+        for file in sorted((root / "targets" / target).iterdir()):
+            if file.name.startswith(("tokenizer", "chat_template", "special_tokens")):
+                shared = root / "tokenizer" / file.name
+                if not shared.exists():
+                    shutil.copyfile(file, shared)
+                if filecmp.cmp(file, shared, shallow=False):
+                    _link(shared, file)
+
+
+def _link(existing: Path, path: Path) -> None:
+    """Put a hard link in the place of an equal file, where the file system has them."""
+    temporary = path.with_name(f".{path.name}.link")
+    try:
+        temporary.hardlink_to(existing)
+    except OSError:
+        return
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # renaming onto a link to the same file does nothing
 
 
 def _write_licenses(root: Path, base: Base) -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.dequantize import quantized_weights
-from edgekit.building.export import export_base
+from edgekit.building.export import export_base, is_prefused
 from edgekit.building.reference import replace_weights
 from edgekit.building.sockets import find_sockets
 from edgekit.targets import TargetProfile
@@ -35,6 +35,11 @@ def use_device_weights(
         BuildError: If the base cannot be built for the target.
     """
     graph = ir.load(export_base(base, profile, on_message=on_message) / "model.onnx")
-    contract = find_sockets(graph, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype)
+    contract = find_sockets(
+        graph,
+        max_rank=profile.adapters.max_rank,
+        dtype=profile.io_dtype,
+        prefused=is_prefused(base),
+    )
     weights = quantized_weights(graph, contract)
     replace_weights(model, {name: weight.values for name, weight in weights.items()})

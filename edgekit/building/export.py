@@ -34,6 +34,8 @@ SUPPORTED_ARCHITECTURES = (
     "Qwen3ForCausalLM",
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Phi3ForCausalLM",
 )
 
 
@@ -83,6 +85,25 @@ def refuse_unsupported(base: Base) -> None:
             "which cannot be built yet",
             hint=f"Supported: {', '.join(SUPPORTED_ARCHITECTURES)}.",
         )
+    if base.architecture == "Gemma3ForCausalLM" and (kind := _scaled_rope(base)):
+        raise BuildError(
+            f"base '{base.name}' cannot be built yet: its rope is scaled ({kind}) in some layers "
+            "only, and the model builder scales the positions of all layers or of none",
+            hint="Gemma 3 270M and 1B have no scaled rope.",
+        )
+
+
+def _scaled_rope(base: Base) -> str | None:
+    """How Gemma 3's full-attention layers scale positions, in the config's new or old words."""
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    rope = (config.get("rope_parameters") or {}).get("full_attention") or {}
+    kinds = (key.get("rope_type") for key in (rope, config.get("rope_scaling") or {}))
+    return next((kind for kind in kinds if kind not in (None, "default")), None)
+
+
+def is_prefused(base: Base) -> bool:
+    """Whether a base's checkpoint has q/k/v and gate/up in one linear each."""
+    return base.architecture == "Phi3ForCausalLM"
 
 
 def builder_options(profile: TargetProfile) -> dict[str, str]:
@@ -97,6 +118,8 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     }
     if quantization.embedding:
         options["op_types_to_quantize"] = "MatMul/Gather"
+    if profile.builder == "webgpu" and profile.io_dtype == "float32":
+        options["use_webgpu_fp32"] = "true"
     return options
 
 
@@ -142,7 +165,7 @@ def is_intact(export: Path) -> bool:
 def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> None:
     options = [f"{key}={value}" for key, value in builder_options(profile).items()]
     command = [
-        *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
+        *(sys.executable, "-m", "edgekit.building.model_builder"),
         *("-i", os.fspath(base.path), "-o", os.fspath(out)),
         *("-p", profile.precision, "-e", profile.builder, "-c", os.fspath(cache)),
         *("--extra_options", *options),

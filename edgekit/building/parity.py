@@ -15,19 +15,20 @@ A breach fails the build; the bounds of (d) may be left open by the profile.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
+from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
-from edgekit.building.sessions import TargetSessions, greedy_tokens
+from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
 from edgekit.building.tokenizing import compare_tokenizing
+from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
@@ -40,6 +41,7 @@ MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
 # Enough to see whether an adapter moves the base at all; its own prompts come first.
 EFFECT_POSITIONS = 256
+_PLAIN_AND_SOCKETED = ("base.onnx", "model.onnx")
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
@@ -60,29 +62,6 @@ class AdapterFiles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompiledFigures:
-    """What the gate measured on graphs that were compiled for an NPU.
-
-    Attributes:
-        positions: Token positions run on the device or its simulator.
-        mean_kl: KL(uncompiled graph || compiled graph), nats, mean over positions.
-        top1: Share of positions with the same most likely token.
-        float_mean_kl: KL(float model || compiled graph): quantization and the NPU's compute.
-        float_top1: The same tokens as the float model's.
-    """
-
-    positions: int
-    mean_kl: float
-    top1: float
-    float_mean_kl: float
-    float_top1: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form, rounded to four significant digits."""
-        return _rounded(asdict(self))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ParityFigures:
     """What the gate measured for one adapter (or for none).
 
@@ -97,6 +76,7 @@ class ParityFigures:
             trained on, which are the float base's unless it was trained on a target's.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
+        placement: Execution provider to the nodes of the shipping graph that it computed.
         compiled: What the compiled graphs do, where the target has such.
     """
 
@@ -109,6 +89,7 @@ class ParityFigures:
     nll_torch: float
     nll_shipping: float
     effect_kl: float | None
+    placement: Mapping[str, int] = field(default_factory=dict)
     compiled: CompiledFigures | None = None
 
     @property
@@ -118,16 +99,9 @@ class ParityFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
-        values = _rounded(asdict(self) | {"nll_increase": self.nll_increase})
+        values = rounded(asdict(self) | {"nll_increase": self.nll_increase})
         del values["compiled"]
         return values if self.compiled is None else values | {"compiled": self.compiled.to_dict()}
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: float(f"{value:.4g}") if isinstance(value, float) else value
-        for key, value in values.items()
-    }
 
 
 def check_parity(
@@ -138,6 +112,7 @@ def check_parity(
     bounds: ParityBounds,
     *,
     check_base: bool = True,
+    provider: str = "CPUExecutionProvider",
     threads: int | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, ParityFigures]:
@@ -150,6 +125,7 @@ def check_parity(
         adapters: By name; the base without an adapter is measured under ``""``.
         bounds: What the profile demands.
         check_base: Also measure the base without an adapter.
+        provider: Execution provider that computes the graphs that ship.
         threads: Intra-op threads of every session; equal, since int8 rounding depends on it.
         on_message: Called with a line of progress.
 
@@ -176,9 +152,9 @@ def check_parity(
         graph = Graph(folder=target, filename="base.onnx", threads=1, lock=TurnLock())
         breaches = compare_tokenizing(graph.new_tokenizer(), base, [parity_text(), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, token_rows(base, ()), threads)
+        breaches += _compare_empty_sockets(target, contract, token_rows(base, ()), threads)
         peft = {name: files.peft for name, files in adapters.items()}
-        sessions = TargetSessions(target, threads)
+        sessions = TargetSessions(target, threads, provider)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
@@ -187,9 +163,11 @@ def check_parity(
                 for name, rows in tokens.items()
                 if name not in on_device
             }
-            weights = quantized_weights(ir.load(target / "score.onnx"), contract)
+            weights = quantized_weights(load_graph(target / "score.onnx"), contract)
             breaches += compare_weights(reference, weights, bounds)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
+            if contract.dtype == "float16":
+                reference.round_to_float16(keep=weights)
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
@@ -236,11 +214,26 @@ def token_rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
     return [row for row in rows if len(row) > 1]
 
 
-def _compare_empty_sockets(target: Path, rows: Rows, threads: int) -> list[str]:
-    """Step (a): greedy tokens of the graph with empty sockets equal those of the plain graph."""
+def _compare_empty_sockets(
+    target: Path, contract: SocketContract, rows: Rows, threads: int
+) -> list[str]:
+    """Step (a): a graph with empty sockets computes what the plain graph computes.
+
+    Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
+    graph in float32, other parts where there are sockets, so these are compared in float32.
+    """
     starts = [list(row[:48]) for row in rows[:3]]
-    plain = greedy_tokens(target, "base.onnx", starts, threads)
-    socketed = greedy_tokens(target, "model.onnx", starts, threads)
+    if contract.dtype == "float16":
+        graphs = (float32_logits(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED)
+        return [
+            f"empty sockets differ from the plain graph on row {index}: logits by up to "
+            f"{np.abs(got - expected).max():.3g}"
+            for index, (expected, got) in enumerate(zip(*graphs, strict=True))
+            if not np.array_equal(expected, got)
+        ]
+    plain, socketed = (
+        greedy_tokens(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED
+    )
     return [
         f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
         for index, (expected, got) in enumerate(zip(plain, socketed, strict=True))
@@ -299,6 +292,7 @@ def _measure(
         nll_torch=nll_expected.mean if nll_torch is None else nll_torch,
         nll_shipping=nll.mean,
         effect_kl=effect.mean_kl if name else None,
+        placement=sessions.placement(),
     )
 
 

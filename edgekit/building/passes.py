@@ -37,6 +37,36 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
+def widen_to_float32(model: ir.Model) -> None:
+    """Make float32 of everything that is float16, in place: values, weights, casts.
+
+    Every float16 number is a float32 number, so the weights stay what they are and only the
+    compute becomes more precise.
+    """
+    graph = model.graph
+    for value in (*graph.inputs, *graph.initializers.values()):
+        _widen_value(value)
+    for node in graph:
+        for value in node.outputs:
+            _widen_value(value)
+        for name, attribute in list(node.attributes.items()):
+            if node.op_type == "Cast" and attribute.as_int() == ir.DataType.FLOAT16:
+                node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
+            elif attribute.type == ir.AttributeType.TENSOR:
+                tensor = attribute.as_tensor()
+                if tensor.dtype == ir.DataType.FLOAT16:
+                    wide = ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+                    node.attributes[name] = ir.AttrTensor(name, wide)
+
+
+def _widen_value(value: ir.Value) -> None:
+    if value.dtype == ir.DataType.FLOAT16:
+        value.dtype = ir.DataType.FLOAT
+    tensor = value.const_value
+    if tensor is not None and tensor.dtype == ir.DataType.FLOAT16:
+        value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+
+
 def keep_whole_cache(model: ir.Model) -> None:
     """Give sliding-window layers (Gemma 2) a plain key-value cache, in place.
 

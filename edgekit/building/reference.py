@@ -1,7 +1,7 @@
 """The PyTorch original that the parity gate compares with, adapters attached through PEFT."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,34 @@ class TorchReference:
     def replace_weights(self, weights: Mapping[str, Array]) -> None:
         """Compute with these base weights from here on."""
         replace_weights(self._model, weights)
+
+    def round_to_float16(self, *, keep: Collection[str]) -> None:
+        """Round what a float16 graph holds in float16: adapters, norms, biases, rope tables.
+
+        B is rounded with its scale, as it is converted.
+
+        Args:
+            keep: Names of the base's weights that are what the graph has already.
+        """
+        import torch
+        from peft.tuners.lora import LoraLayer
+
+        with torch.no_grad():
+            for name, parameter in _parameters(self._model).items():
+                if "lora_" not in name and name not in keep:
+                    parameter.copy_(parameter.half())
+            for module in self._model.modules():
+                if type(module).__name__.endswith("RotaryEmbedding"):
+                    module.register_forward_hook(_rounded_tables)
+                scales = module.scaling if isinstance(module, LoraLayer) else {}
+                for slot, scale in scales.items():
+                    a, b = (getattr(module, half)[slot].weight for half in ("lora_A", "lora_B"))
+                    a.copy_(a.half())
+                    b.copy_((b * scale).half().float() / scale)
+
+
+def _rounded_tables(_module: Any, _inputs: Any, tables: Any) -> Any:
+    return tuple(table.half().to(table.dtype) for table in tables)
 
 
 def replace_weights(model: Any, weights: Mapping[str, Array]) -> None:

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekit.building.passes import set_accuracy_level
+from edgekit.building.passes import set_accuracy_level, widen_to_float32
+from edgekit.building.weights import FOLDER_OPTION, load_graph, weights_folder
+from edgekit.targets import TargetProfile
+from edgekit_runtime.providers import BY_NAME, is_simulated, plugin_devices, provider_problem
 
 GREEDY_TOKENS = 32
+_CPU = "CPUExecutionProvider"
 
 
 class TargetSessions:
@@ -21,26 +25,15 @@ class TargetSessions:
     Args:
         target: Directory with model.onnx and score.onnx; nothing is written to it.
         threads: Intra-op threads of every session.
+        provider: Execution provider that computes the graphs that ship; the copy with float32
+            compute runs on the CPU provider.
     """
 
-    def __init__(self, target: Path, threads: int) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # PyTorch takes its turn between runs: threads that spin while they wait would slow it.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The copy with float32 compute exists in memory only; its weights are the target's.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", os.fspath(target.resolve())
-        )
-        graphs = [_as_bytes(target / "score.onnx"), _as_bytes(target / "score.onnx", 1)]
-        graphs.append(_as_bytes(target / "model.onnx"))
-        self._score, self._exact, self._last = (
-            ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            for graph in graphs
-        )
+    def __init__(self, target: Path, threads: int, provider: str = _CPU) -> None:
+        score, last = (target / name for name in ("score.onnx", "model.onnx"))
+        self._score = _session(score.read_bytes(), provider, target, threads)
+        self._last = _session(last.read_bytes(), provider, target, threads)
+        self._exact = _session(_with_float32_compute(score), _CPU, target, threads)
         config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
         self._decoder: dict[str, Any] = config["model"]["decoder"]
         self._adapters: dict[Path, Any] = {}
@@ -51,7 +44,21 @@ class TargetSessions:
 
     def exact(self, row: Sequence[int], adapter: Path | None) -> npt.NDArray[np.float32]:
         """Logits (positions, vocabulary) with float32 compute."""
-        return self._run(self._exact, row, adapter)
+        import onnxruntime as ort
+
+        feeds = _feeds(self._exact, row, self._decoder)
+        if adapter is not None:
+            stored = ort.AdapterFormat.read_adapter(os.fspath(adapter)).get_parameters()
+            feeds |= {name: value.numpy().astype(np.float32) for name, value in stored.items()}
+        (logits,) = self._exact.run(["logits"], feeds)
+        return np.asarray(logits[0], np.float32)
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes of the scoring graph each execution provider was given."""
+        counts: dict[str, int] = {}
+        for part in self._score.get_provider_graph_assignment_info():
+            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+        return counts
 
     def last(self, row: Sequence[int], adapter: Path | None) -> npt.NDArray[np.float32]:
         """Logits (1, vocabulary) of the graph that generates."""
@@ -72,6 +79,43 @@ class TargetSessions:
         return np.asarray(logits[0], np.float32)
 
 
+def gate_provider(profile: TargetProfile) -> str:
+    """What computes a target's graphs in the gate: its own provider where it works here.
+
+    A simulator is no such place: a gate on it would take hours.
+    """
+    provider = BY_NAME[profile.execution_provider]
+    if provider.plugin is None and provider.name not in _available():
+        return profile.verify.execution_provider
+    works = provider_problem(provider) is None and not is_simulated(provider)
+    return provider.name if works else profile.verify.execution_provider
+
+
+def _available() -> list[str]:
+    import onnxruntime as ort
+
+    return list(ort.get_available_providers())
+
+
+def _session(graph: bytes, provider: str, target: Path, threads: int) -> Any:
+    """A session on a provider; what it does not take runs on the CPU."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # PyTorch takes its turn between runs: threads that spin while they wait would slow it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A copy with float32 compute exists in memory only; its weights are the target's.
+    options.add_session_config_entry(FOLDER_OPTION, os.fspath(weights_folder(target)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if BY_NAME[provider].plugin is not None:
+        options.add_provider_for_devices(list(plugin_devices(BY_NAME[provider])[:1]), {})
+        return ort.InferenceSession(graph, options)
+    providers = [provider] if provider == _CPU else [provider, _CPU]
+    return ort.InferenceSession(graph, options, providers=providers)
+
+
 def greedy_tokens(
     target: Path, graph: str, starts: Sequence[Sequence[int]], threads: int
 ) -> list[list[int]]:
@@ -79,6 +123,7 @@ def greedy_tokens(
     import onnxruntime_genai as og
 
     config = og.Config(os.fspath(target))
+    config.clear_providers()  # the CPU computes every target's graphs
     options = {"intra_op_num_threads": threads}
     decoder = {"filename": graph, "session_options": options}
     config.overlay(json.dumps({"model": {"decoder": decoder}}))
@@ -95,12 +140,21 @@ def greedy_tokens(
     return answers
 
 
-def _as_bytes(path: Path, accuracy_level: int | None = None) -> bytes:
-    """A graph without its weights, optionally at another precision of compute."""
-    if accuracy_level is None:
-        return path.read_bytes()
-    model = ir.load(path)
-    set_accuracy_level(model, accuracy_level)
+def float32_logits(
+    target: Path, graph: str, rows: Sequence[Sequence[int]], threads: int
+) -> list[npt.NDArray[np.float32]]:
+    """Logits of a graph, computed in float32 without an adapter, for each row of tokens."""
+    session = _session(_with_float32_compute(target / graph), _CPU, target, threads)
+    config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
+    feeds = (_feeds(session, row, config["model"]["decoder"]) for row in rows)
+    return [np.asarray(session.run(["logits"], feed)[0][0]) for feed in feeds]
+
+
+def _with_float32_compute(path: Path) -> bytes:
+    """A copy of a graph that computes in float32 on the weights that ship; its weights aside."""
+    model = load_graph(path)
+    set_accuracy_level(model, 1)
+    widen_to_float32(model)
     return bytes(ir.to_proto(model).SerializeToString())
 
 

@@ -1,7 +1,8 @@
 """Graph pass: put a socket beside every quantized matmul of the decoder layers.
 
 A socket turns ``y = MatMulNBits(x)`` into ``y = MatMulNBits(x) + (x @ A) @ B``. A and B are graph
-inputs that also have a rank-0 initializer, so that a session without an adapter computes the base.
+inputs that also have an initializer of rank 0 (or 1, of zeros), so that a session without an
+adapter computes the base.
 Projections that the builder packed (q/k/v, gate/up) keep one packed socket.
 
 Needs no torch: any int4 ONNX model of this shape will do, whoever built it.
@@ -11,6 +12,7 @@ Source: ONNX Runtime contrib operator MatMulNBits; ONNX IR spec on inputs with i
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -25,19 +27,30 @@ _LAYER_MATMUL = re.compile(
 _PEFT_BLOCK = {"attn": "self_attn", "self_attn": "self_attn", "mlp": "mlp"}
 
 
-def find_sockets(model: ir.Model, *, max_rank: int, dtype: str) -> SocketContract:
+# What one linear of a checkpoint like Phi-3's holds, in order; PEFT adapts it as one.
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+def find_sockets(
+    model: ir.Model, *, max_rank: int, dtype: str, prefused: bool = False
+) -> SocketContract:
     """Describe the sockets that a graph offers, without changing it.
 
     Args:
         model: A decoder whose linear layers are MatMulNBits nodes.
         max_rank: Largest rank of one projection's adapter.
         dtype: NumPy name of the graph's activation type.
+        prefused: The checkpoint itself has q/k/v and gate/up in one linear each, as Phi-3's has;
+            the graph may hold them packed or not.
 
     Raises:
         BuildError: If there is no quantized matmul in a decoder layer, or one is packed in a
             way that this pass does not know.
     """
-    sockets = tuple(_describe(model, node) for node in _matmuls(model))
+    sockets = tuple(_describe(model, node, prefused) for node in _matmuls(model))
     if not sockets:
         raise BuildError(
             "the graph has no MatMulNBits node in a decoder layer: nothing to plug adapters into",
@@ -46,17 +59,27 @@ def find_sockets(model: ir.Model, *, max_rank: int, dtype: str) -> SocketContrac
     return SocketContract(dtype=dtype, max_rank=max_rank, sockets=sockets)
 
 
-def add_sockets(model: ir.Model, contract: SocketContract) -> None:
-    """Add the contract's sockets to a graph, in place."""
+def add_sockets(model: ir.Model, contract: SocketContract, *, empty_rank: int = 0) -> None:
+    """Add the contract's sockets to a graph, in place.
+
+    Args:
+        model: The graph.
+        contract: Its sockets.
+        empty_rank: Rank of an empty socket; 1 (of zeros) where a provider cannot take tensors
+            without elements.
+    """
     by_name = {socket.name: socket for socket in contract.sockets}
     for node in list(_matmuls(model)):
-        _add_socket(model.graph, node, by_name[_socket_name(node)], np.dtype(contract.dtype))
+        socket = by_name[_socket_name(node)]
+        _add_socket(model.graph, node, socket, np.dtype(contract.dtype), empty_rank)
 
 
-def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype) -> None:
+def _add_socket(
+    graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype, empty_rank: int
+) -> None:
     """``out = MatMulNBits(x)`` becomes ``out = MatMulNBits(x) + MatMul(MatMul(x, A), B)``."""
-    a = _optional_input(graph, socket.a_name, (socket.k, None), dtype)
-    b = _optional_input(graph, socket.b_name, (None, socket.n), dtype)
+    a = _optional_input(graph, socket.a_name, (socket.k, None), dtype, empty_rank)
+    b = _optional_input(graph, socket.b_name, (None, socket.n), dtype, empty_rank)
     base, x = node.outputs[0], node.inputs[0]
     down = ir.Node("", "MatMul", [x, a], name=f"{node.name}_lora_A")
     up = ir.Node("", "MatMul", [down.outputs[0], b], name=f"{node.name}_lora_B")
@@ -71,10 +94,14 @@ def _add_socket(graph: ir.Graph, node: ir.Node, socket: Socket, dtype: np.dtype)
 
 
 def _optional_input(
-    graph: ir.Graph, name: str, shape: tuple[int | None, int | None], dtype: np.dtype
+    graph: ir.Graph,
+    name: str,
+    shape: tuple[int | None, int | None],
+    dtype: np.dtype,
+    empty_rank: int,
 ) -> ir.Value:
-    """A graph input of free rank whose default has rank 0."""
-    empty = np.zeros([size or 0 for size in shape], dtype)
+    """A graph input of free rank whose default is all zeros."""
+    empty = np.zeros([size or empty_rank for size in shape], dtype)
     rank = f"{name.rpartition('.')[0]}.rank"
     value = ir.Value(
         name=name,
@@ -103,36 +130,58 @@ def _socket_name(node: ir.Node) -> str:
     return _match(node)["path"].replace("/", ".")
 
 
-def _describe(model: ir.Model, node: ir.Node) -> Socket:
+def _describe(model: ir.Model, node: ir.Node, prefused: bool) -> Socket:
     match = _match(node)
-    block, projection = match["block"], match["proj"]
-    k, n = (node.attributes[key].as_int() for key in ("K", "N"))
+    block = match["block"]
     if block not in _PEFT_BLOCK:
         raise BuildError(f"{node.name}: unknown block '{block}' (known: {', '.join(_PEFT_BLOCK)})")
     prefix = f"model.layers.{match['layer']}.{_PEFT_BLOCK[block]}"
-    sizes = _part_sizes(model, match["layer"], projection, n)
-    parts, offset = [], 0
-    for name, size in sizes:
-        parts.append(SocketPart(module=f"{prefix}.{name}", offset=offset, n=size))
-        offset += size
-    if offset != n:
-        raise BuildError(f"{node.name}: its parts have {offset} outputs, the matmul has {n}")
-    return Socket(name=_socket_name(node), k=k, n=n, parts=tuple(parts))
+    parts = tuple(
+        replace(part, module=f"{prefix}.{part.module}")
+        for part in (_fused_part if prefused else _parts)(model, node)
+    )
+    n = _outputs(node)
+    if (covered := sum(part.n for part in parts)) != n:
+        raise BuildError(f"{node.name}: its parts have {covered} outputs, the matmul has {n}")
+    return Socket(name=_socket_name(node), k=node.attributes["K"].as_int(), n=n, parts=parts)
 
 
-def _part_sizes(model: ir.Model, layer: str, projection: str, n: int) -> list[tuple[str, int]]:
-    """Output features of each projection inside a (packed) matmul."""
+def _parts(model: ir.Model, node: ir.Node) -> list[SocketPart]:
+    """The projections inside a (packed) matmul, by their own names."""
+    match, n = _match(node), _outputs(node)
+    projection = match["proj"]
+    sizes = [n]
     if projection == "gate_up_proj":
-        return [("gate_proj", n // 2), ("up_proj", n // 2)]
-    if projection == "qkv_proj":
-        heads, kv_heads = _attention_heads(model, layer)
+        sizes = [n // 2, n // 2]
+    elif projection == "qkv_proj":
+        heads, kv_heads = _attention_heads(model, match["layer"])
         head_size = n // (heads + 2 * kv_heads)
-        return [
-            ("q_proj", heads * head_size),
-            ("k_proj", kv_heads * head_size),
-            ("v_proj", kv_heads * head_size),
-        ]
-    return [(projection, n)]
+        sizes = [heads * head_size, kv_heads * head_size, kv_heads * head_size]
+    names = _FUSED.get(projection, (projection,))
+    offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [
+        SocketPart(module=name, offset=offset, n=size)
+        for name, offset, size in zip(names, offsets, sizes, strict=True)
+    ]
+
+
+def _fused_part(model: ir.Model, node: ir.Node) -> list[SocketPart]:
+    """The part of a fused linear that a matmul holds: all of it, or one projection's rows."""
+    match = _match(node)
+    for fused, names in _FUSED.items():
+        if match["proj"] in names:
+            before = names[: names.index(match["proj"])]
+            start = sum(
+                _outputs(other)
+                for other in _matmuls(model)
+                if _match(other)["layer"] == match["layer"] and _match(other)["proj"] in before
+            )
+            return [SocketPart(module=fused, offset=0, n=_outputs(node), start=start)]
+    return [SocketPart(module=match["proj"], offset=0, n=_outputs(node))]
+
+
+def _outputs(node: ir.Node) -> int:
+    return node.attributes["N"].as_int()
 
 
 def _attention_heads(model: ir.Model, layer: str) -> tuple[int, int]:

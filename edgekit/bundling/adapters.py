@@ -47,9 +47,20 @@ def write_adapter(
     adapter: PeftAdapter,
     contract: SocketContract,
     target: str,
+    stem: str,
 ) -> AdapterFiles:
-    """Convert one adapter for a target; returns both forms, for the parity gate."""
-    path = root / _file_path(name, source, contract.dtype, target)
+    """Convert one adapter for a target; returns both forms, for the parity gate.
+
+    Args:
+        root: The bundle's directory.
+        name: The adapter's name.
+        source: Where it comes from.
+        adapter: The adapter as read for this target.
+        contract: The target's sockets.
+        target: The target's name.
+        stem: What :func:`file_stems` calls the file.
+    """
+    path = root / _file_path(name, source, stem, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_onnx_adapter(to_sockets(adapter.modules, contract), contract, path)
     prompts = tuple(str(prompt) for prompt in adapter.record.get("examples") or ())
@@ -66,7 +77,7 @@ def write_card(
     name: str,
     source: AdapterSource,
     adapters: Mapping[str, PeftAdapter],
-    dtypes: Mapping[str, str],
+    stems: Mapping[str, str],
     base_fingerprint: str,
     parity: Mapping[str, ParityFigures],
 ) -> AdapterRecord:
@@ -77,7 +88,7 @@ def write_card(
         name: The adapter's name.
         source: Where it came from.
         adapters: Target name to the adapter as read for it.
-        dtypes: Target name to the dtype of its sockets.
+        stems: Target name to what :func:`file_stems` calls its file.
         base_fingerprint: The base that it is bound to from here on.
         parity: Target name to what the gate measured; empty if it did not run.
     """
@@ -108,11 +119,30 @@ def write_card(
     }
     path = f"adapters/{name}/adapter.json"
     write_json(root / path, card)
-    files = {target: _file_path(name, source, dtypes[target], target) for target in adapters}
+    files = {target: _file_path(name, source, stems[target], target) for target in adapters}
     return AdapterRecord(card=path, files=files)
 
 
-def _file_path(name: str, source: AdapterSource, dtype: str, target: str) -> str:
-    """Targets of one dtype share a file, unless the adapter has its own for a target."""
+def file_stems(contracts: Mapping[str, SocketContract]) -> dict[str, str]:
+    """Name the adapter file of each target; targets with the same sockets share one.
+
+    The first layout of a dtype has the dtype's name; another one (DirectML does not pack q/k/v)
+    is named after the first of its targets too. The order of the targets does not matter.
+    """
+    stems: dict[str, str] = {}
+    known: list[tuple[SocketContract, str]] = []
+    for target in sorted(contracts):
+        contract = contracts[target]
+        stem = next((name for same, name in known if same == contract), None)
+        if stem is None:
+            is_first = all(other.dtype != contract.dtype for other, _ in known)
+            stem = contract.dtype if is_first else f"{contract.dtype}-{target}"
+            known.append((contract, stem))
+        stems[target] = stem
+    return stems
+
+
+def _file_path(name: str, source: AdapterSource, stem: str, target: str) -> str:
+    """Targets of one layout share a file, unless the adapter has its own for a target."""
     own = f"{target}." if target in source.by_target else ""
-    return f"adapters/{name}/{own}{dtype}.onnx_adapter"
+    return f"adapters/{name}/{own}{stem}.onnx_adapter"

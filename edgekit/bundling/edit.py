@@ -6,6 +6,7 @@ kill, finds the old bundle or the new one.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.parity import ParityFigures, check_parity
-from edgekit.bundling.adapters import AdapterSource, write_adapter, write_card
+from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file, flush, replace_file
 from edgekit.errors import BaseModelError, BuildError
@@ -65,8 +66,13 @@ def add_adapter(
         resolved = _bundle_base(manifest, base)
         read: dict[str, PeftAdapter] = {}
         figures: dict[str, ParityFigures] = {}
+        contracts = {
+            target: _contract(bundle / record.sockets)
+            for target, record in manifest.targets.items()
+        }
+        stems = file_stems(contracts)
         for target, record in manifest.targets.items():
-            contract = _contract(bundle / record.sockets)
+            contract = contracts[target]
             on_message(f"converting '{name}' for target '{target}'")
             read[target] = read_peft_adapter(
                 source.for_target(target),
@@ -75,7 +81,9 @@ def add_adapter(
                 max_rank=contract.max_rank,
                 assume_base=assume_base,
             )
-            files = write_adapter(bundle, name, source, read[target], contract, target)
+            files = write_adapter(
+                bundle, name, source, read[target], contract, target, stems[target]
+            )
             if parity:
                 checked = check_parity(
                     bundle / record.path,
@@ -87,8 +95,7 @@ def add_adapter(
                     on_message=on_message,
                 )
                 figures[target] = checked[name]
-        dtypes = {target: record.dtype for target, record in manifest.targets.items()}
-        entry = write_card(bundle, name, source, read, dtypes, resolved.fingerprint, figures)
+        entry = write_card(bundle, name, source, read, stems, resolved.fingerprint, figures)
         _switch(bundle, _marked(manifest, parity), {**manifest.adapters, name: entry})
     return figures
 
@@ -113,7 +120,7 @@ def _editing(bundle: Path, *, verify: Literal["sizes", "full"]) -> Iterator[Mani
     """Hold a bundle for a change; what the manifest does not list in the end is removed."""
     with bundle_lock(bundle):
         manifest = Bundle.open(bundle, verify=verify).manifest
-        if manifest.schema_version != SCHEMA_VERSION:
+        if _minor(manifest.schema_version) > _minor(SCHEMA_VERSION):
             raise BuildError(
                 f"the manifest of bundle '{bundle}' has version {manifest.schema_version}, "
                 f"this edgekit writes {SCHEMA_VERSION} and would lose what it does not know",
@@ -126,6 +133,12 @@ def _editing(bundle: Path, *, verify: Literal["sizes", "full"]) -> Iterator[Mani
             raise BuildError(f"bundle '{bundle}' cannot be changed: {err}") from err
         finally:
             _sweep(bundle)
+
+
+def _minor(version: str) -> int:
+    """The minor version; another major one is refused when the manifest is read."""
+    minor = version.partition(".")[2]
+    return int(minor) if minor.isdecimal() else sys.maxsize
 
 
 def _sweep(bundle: Path) -> None:

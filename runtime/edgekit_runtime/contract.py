@@ -18,11 +18,19 @@ class SocketPart:
         module: PEFT's module path, e.g. ``model.layers.0.self_attn.q_proj``.
         offset: First output column of this projection.
         n: Number of output columns.
+        start: First of the module's outputs that lies here: above 0 where a graph cuts up what
+            the checkpoint has in one linear (Phi-3's ``qkv_proj``).
     """
 
     module: str
     offset: int
     n: int
+    start: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        known = {"module": self.module, "offset": self.offset, "n": self.n}
+        return known | ({"start": self.start} if self.start else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +99,7 @@ class SocketContract:
                     "name": socket.name,
                     "k": socket.k,
                     "n": socket.n,
-                    "parts": [
-                        {"module": part.module, "offset": part.offset, "n": part.n}
-                        for part in socket.parts
-                    ],
+                    "parts": [part.to_dict() for part in socket.parts],
                 }
                 for socket in self.sockets
             ],
@@ -162,7 +167,10 @@ def _read_socket(fields: Fields) -> Socket:
         parts=fields.objects(
             "parts",
             lambda part: SocketPart(
-                module=part.text("module"), offset=part.number("offset"), n=part.number("n")
+                module=part.text("module"),
+                offset=part.number("offset"),
+                n=part.number("n"),
+                start=part.number("start", 0),
             ),
         ),
     )

@@ -46,9 +46,10 @@ class Engine:
         context_length: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self._choice = choose_target(bundle.manifest, target)
         self._loaded = LoadedTarget(
             bundle,
-            choose_target(bundle.manifest, target),
+            self._choice.name,
             threads=threads,
             adapter_budget_bytes=adapter_budget_bytes,
             context_length=context_length,
@@ -58,6 +59,11 @@ class Engine:
     def target(self) -> str:
         """Name of the target that runs."""
         return self._loaded.name
+
+    @property
+    def target_reason(self) -> str:
+        """Why this target runs: asked for, or what kept faster ones from working here."""
+        return self._choice.reason
 
     @property
     def threads(self) -> int:

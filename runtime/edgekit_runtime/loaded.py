@@ -172,7 +172,11 @@ class LoadedTarget:
                 lock=self.lock,
             )
         return Graph(
-            folder=folder, filename=self._filename(kind), threads=self.threads, lock=self.lock
+            folder=folder,
+            filename=self._filename(kind),
+            threads=self.threads,
+            lock=self.lock,
+            provider=self.record.execution_provider,
         )
 
     def _contract(self) -> SocketContract:

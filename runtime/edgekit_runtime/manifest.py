@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from edgekit_runtime.digests import canonical_json, path_problem, sha256_of_bytes
 from edgekit_runtime.errors import BundleError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MANIFEST_NAME = "manifest.json"
 
 _T = TypeVar("_T")
@@ -72,6 +72,14 @@ class Fields:
         if value and (problem := path_problem(value)):
             self.problems.append(f"{self.at(key)}: path {value!r} {problem}")
         return value
+
+    def paths(self, key: str) -> tuple[str, ...]:
+        """A list of safe paths inside the bundle; none where the key is absent."""
+        if key not in self.data:
+            return ()
+        items = self._get(key, list, None)
+        inner = Fields({str(i): item for i, item in enumerate(items)}, self.at(key), self.problems)
+        return tuple(inner.path(name) for name in inner.data)
 
     def texts(self, key: str) -> dict[str, str]:
         """An object of strings."""
@@ -175,8 +183,10 @@ class TargetRecord:
         path: The target's directory, a genai model folder.
         graphs: ``base`` (no sockets), ``model`` (sockets), ``score`` (sockets, logits of every
             position); file names inside ``path``.
+        weights: Paths of the weight files that the graphs read; several targets may share one.
         sockets: Path of the socket contract.
         requires: Package name to a version prefix that this target was verified with.
+        packages: Operating system and processor to what a device installs.
         context_length: Longest prompt plus answer, in tokens.
         verified_on: Execution provider on which the parity gate ran, None if unchecked.
     """
@@ -191,6 +201,8 @@ class TargetRecord:
     quantization: Mapping[str, str]
     requires: Mapping[str, str]
     verified_on: str | None
+    weights: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, fields: Fields) -> Self:
@@ -206,12 +218,15 @@ class TargetRecord:
             quantization=fields.texts("quantization"),
             requires=fields.texts("requires"),
             verified_on=fields.optional_text("verified_on"),
+            weights=fields.paths("weights"),
+            packages=fields.texts("packages") if "packages" in fields.data else {},
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        return plain | {key: dict(plain[key]) for key in ("graphs", "quantization", "requires")}
+        mappings = ("graphs", "quantization", "requires", "packages")
+        return plain | {key: dict(plain[key]) for key in mappings} | {"weights": list(self.weights)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -347,7 +362,7 @@ class Manifest:
         listed = set(paths)
         for name, target in self.targets.items():
             used = [f"{target.path}/{graph}" for graph in target.graphs.values()]
-            for path in [*used, target.sockets]:
+            for path in [*used, target.sockets, *target.weights]:
                 if path not in listed:
                     problems.append(f"targets.{name}: {path!r} is not in files")
         for name, adapter in self.adapters.items():

@@ -68,7 +68,7 @@ class _Rig:
         self.plan = plan
         self.target: LoadedTarget = LoadedTarget(
             bundle,
-            choose_target(bundle.manifest, plan.target),
+            choose_target(bundle.manifest, plan.target).name,
             threads=plan.threads,
             adapter_budget_bytes=DEFAULT_ADAPTER_BUDGET_BYTES,
             context_length=None,

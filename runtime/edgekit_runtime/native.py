@@ -15,17 +15,9 @@ import numpy as np
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.errors import GenerationError, TargetError
 from edgekit_runtime.locking import TurnLock
+from edgekit_runtime.providers import load_genai, register_plugin
 
 _log = logging.getLogger(__name__)
-
-
-def load_genai() -> Any:
-    """Import onnxruntime-genai with its telemetry off."""
-    import onnxruntime_genai
-
-    # The environment variable comes too late where the program imported genai before us.
-    onnxruntime_genai.disable_telemetry_events()
-    return onnxruntime_genai
 
 
 def default_threads() -> int:
@@ -45,9 +37,19 @@ class Graph:
         filename: The graph in it.
         threads: Threads for one operator.
         lock: Guards every native call on this engine.
+        provider: Execution provider that the target is made for; None to compute on the CPU
+            whatever the target is made for.
     """
 
-    def __init__(self, *, folder: Path, filename: str, threads: int, lock: TurnLock) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        filename: str,
+        threads: int,
+        lock: TurnLock,
+        provider: str | None = None,
+    ) -> None:
         started = time.perf_counter()
         self.lock = lock
         self._folder = folder
@@ -57,6 +59,10 @@ class Graph:
         overlay = {"model": {"decoder": {"filename": filename, "session_options": options}}}
         try:
             config = self._genai.Config(str(folder))
+            if provider is None:
+                config.clear_providers()
+            else:
+                register_plugin(provider)
             config.overlay(json.dumps(overlay))
             self._model = self._genai.Model(config)
         except RuntimeError as err:

@@ -1,55 +1,190 @@
-"""Execution providers that come as a plug-in library of their own package."""
+"""Execution providers: what each is called, where it comes from, and whether it works here."""
 
-import importlib.util
+import ctypes
+import importlib
+import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Final
 
-from edgekit_runtime.errors import TargetError
 
-QNN: Final = "QNNExecutionProvider"
-QNN_PACKAGE: Final = "onnxruntime-qnn"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provider:
+    """One execution provider of ONNX Runtime.
 
-
-def is_qnn_simulated() -> bool:
-    """Whether QNN would run on a simulator: on x86-64 there is no NPU that it knows."""
-    return platform.machine().lower() in {"x86_64", "amd64"}
-
-
-def add_qnn(options: Any, provider_options: dict[str, str]) -> None:
-    """Make a session run on Qualcomm's NPU, or its simulator on x86-64 Linux.
-
-    Args:
-        options: ONNX Runtime's SessionOptions, changed in place.
-        provider_options: ``htp_arch``, ``soc_model`` and others of the QNN provider.
-
-    Raises:
-        TargetError: If the package is missing or finds no device.
+    Attributes:
+        name: ONNX Runtime's name, ``CUDAExecutionProvider``.
+        key: genai's name for it in ``provider_options``; empty for the CPU, which needs none.
+        check: genai's function that says whether this build of genai has it.
+        plugin: Module of the package that brings it as a plug-in library.
+        package: What to install where it is missing.
+        platforms: Prefixes of ``<system>-<machine>`` where the package exists; empty for all.
+        device: What it needs, in words.
     """
-    devices, backend = _qnn_devices()
-    if not devices:
-        raise TargetError(
-            f"{QNN_PACKAGE} finds no device that it can use on this machine",
-            hint="An NPU needs Qualcomm's driver; on x86-64, Linux alone has a simulator.",
-        )
-    options.add_provider_for_devices(devices[:1], {"backend_path": backend, **provider_options})
+
+    name: str
+    key: str
+    package: str
+    device: str
+    check: str | None = None
+    plugin: str | None = None
+    platforms: tuple[str, ...] = ()
+
+
+# The fastest first: the order in which an engine tries a bundle's targets.
+PROVIDERS: Final[tuple[Provider, ...]] = (
+    Provider(
+        name="CUDAExecutionProvider",
+        key="cuda",
+        package="onnxruntime-genai-cuda",
+        device="an NVIDIA GPU with its driver",
+        check="is_cuda_available",
+        platforms=("linux-x86_64", "windows-amd64"),
+    ),
+    Provider(
+        name="DmlExecutionProvider",
+        key="dml",
+        package="onnxruntime-genai-winml",
+        device="Windows and a GPU with DirectX 12",
+        check="is_dml_available",
+        platforms=("windows",),
+    ),
+    Provider(
+        name="QNNExecutionProvider",
+        key="qnn",
+        package="onnxruntime-qnn",
+        device="a Snapdragon with a Hexagon NPU",
+        plugin="onnxruntime_qnn",
+        platforms=("windows", "linux-aarch64", "linux-x86_64"),
+    ),
+    Provider(
+        name="WebGpuExecutionProvider",
+        key="webgpu",
+        package="onnxruntime-ep-webgpu",
+        device="a GPU with Vulkan, Metal or Direct3D 12",
+        plugin="onnxruntime_ep_webgpu",
+    ),
+    Provider(
+        name="OpenVINOExecutionProvider",
+        key="OpenVINO",
+        package="onnxruntime-ep-openvino",
+        device="an Intel CPU, GPU or NPU",
+        plugin="onnxruntime_ep_openvino",
+        platforms=("linux-x86_64", "windows-amd64"),
+    ),
+    Provider(
+        name="CPUExecutionProvider",
+        key="",
+        package="onnxruntime-genai",
+        device="any CPU",
+    ),
+)
+BY_NAME: Final[Mapping[str, Provider]] = {provider.name: provider for provider in PROVIDERS}
+_SHORT: Final[Mapping[str, Provider]] = {
+    provider.name.removesuffix("ExecutionProvider").lower(): provider for provider in PROVIDERS
+}
+
+
+def load_genai() -> Any:
+    """Import onnxruntime-genai with its telemetry off."""
+    import onnxruntime_genai
+
+    # The environment variable comes too late where the program imported genai before us.
+    onnxruntime_genai.disable_telemetry_events()
+    return onnxruntime_genai
+
+
+def find_provider(name: str) -> Provider | None:
+    """A provider by ONNX Runtime's name, or by that without its ending, in any case."""
+    return _SHORT.get(name.removesuffix("ExecutionProvider").lower())
+
+
+def this_platform() -> str:
+    """Operating system and processor, as profiles name them: ``linux-x86_64``."""
+    return f"{platform.system()}-{platform.machine()}".lower()
+
+
+def provider_problem(provider: Provider) -> str | None:
+    """Say what keeps a provider from working on this machine, and what would help."""
+    if provider.plugin is not None:
+        return _plugin_problem(provider)
+    if provider.check is None:
+        return None
+    if not getattr(load_genai(), provider.check)():
+        return _lacking(provider, f"this build of onnxruntime-genai has no {provider.name}")
+    if provider.key == "cuda" and not _cuda_devices():
+        return f"no device: {provider.name} needs {provider.device}, and the driver reports none"
+    return None
+
+
+def is_simulated(provider: Provider) -> bool:
+    """Whether the provider computes on the CPU here what it is made to compute elsewhere."""
+    return provider.key == "qnn" and platform.machine().lower() in {"x86_64", "amd64"}
 
 
 @cache
-def _qnn_devices() -> tuple[list[Any], str]:
-    """Register the plug-in, once in a process; its devices, and the path of its HTP backend."""
-    if importlib.util.find_spec("onnxruntime_qnn") is None:
-        raise TargetError(
-            f"the package {QNN_PACKAGE} is not installed, which runs graphs on Qualcomm's NPU",
-            hint="pip install 'edgekit-runtime[qnn]' (Windows x64 and arm64, Linux x86-64 and "
-            "aarch64).",
-        )
-    import onnxruntime
-    import onnxruntime_qnn
+def register_plugin(name: str) -> None:
+    """Make genai know a provider that comes as a plug-in; later calls do nothing.
 
+    Raises:
+        RuntimeError: As genai does, for a library that it cannot load.
+    """
+    provider = find_provider(name)
+    if provider is not None and provider.plugin is not None:
+        library = importlib.import_module(provider.plugin).get_library_path()
+        load_genai().register_execution_provider_library(provider.name, os.fspath(library))
+
+
+@cache
+def plugin_devices(provider: Provider) -> tuple[Any, ...]:
+    """Devices that ONNX Runtime finds with a plug-in provider, whose package is installed.
+
+    Raises:
+        RuntimeError: If ONNX Runtime cannot load the plug-in.
+    """
+    import onnxruntime as ort
+
+    assert provider.plugin is not None
+    library = importlib.import_module(provider.plugin).get_library_path()
+    known = {device.ep_name for device in ort.get_ep_devices()}
+    if provider.name not in known:
+        ort.register_execution_provider_library(provider.name, os.fspath(library))
+    return tuple(device for device in ort.get_ep_devices() if device.ep_name == provider.name)
+
+
+def _plugin_problem(provider: Provider) -> str | None:
+    assert provider.plugin is not None
+    if find_spec(provider.plugin) is None:
+        return _lacking(provider, f"{provider.package} is not installed")
     try:
-        onnxruntime.register_execution_provider_library(QNN, onnxruntime_qnn.get_library_path())
-    except RuntimeError as err:
-        raise TargetError(f"{QNN_PACKAGE} cannot be loaded", problems=[str(err).strip()]) from err
-    devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == QNN]
-    return devices, str(onnxruntime_qnn.get_qnn_htp_path())
+        devices = plugin_devices(provider)
+    except (RuntimeError, ImportError, OSError) as err:
+        return f"{provider.package} cannot be loaded: {str(err).strip()}"
+    if not devices:
+        return f"no device: {provider.name} needs {provider.device}"
+    return None
+
+
+def _lacking(provider: Provider, what: str) -> str:
+    """What is missing, with the command that brings it where there is one."""
+    here = this_platform()
+    if provider.platforms and not here.startswith(provider.platforms):
+        return f"{what}; it exists for {', '.join(provider.platforms)}, and this is {here}"
+    return f"{what}: pip install {provider.package} (it needs {provider.device})"
+
+
+@cache
+def _cuda_devices() -> int:
+    """Number of GPUs that the NVIDIA driver reports; 0 without a driver."""
+    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

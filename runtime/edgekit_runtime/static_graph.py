@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgekit_runtime.errors import GenerationError, TargetError
 from edgekit_runtime.locking import TurnLock
-from edgekit_runtime.native import Tokenizer, load_genai
-from edgekit_runtime.providers import QNN, add_qnn
+from edgekit_runtime.native import Tokenizer
+from edgekit_runtime.providers import BY_NAME, load_genai, plugin_devices, provider_problem
 from edgekit_runtime.static_layout import LAYOUT_FILE, StaticLayout
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+QNN: Final = "QNNExecutionProvider"
 STATIC_INPUTS: Final = "static_inputs"
 # Graph names of a static target; the first two run on its execution provider.
 PREFILL, DECODE, EMBED, HEAD = "prefill", "decode", "embed", "head"
@@ -188,11 +189,11 @@ class StaticGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
-        providers: dict[str, Any] = {}
+        providers = {}
         if execution_provider == QNN:
             # What the NPU cannot run was refused at build; here it would be a silent slowdown.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            add_qnn(options, dict(self.layout.provider_options))
+            add_qnn(options, self.layout.provider_options)
         else:
             providers = {"providers": [execution_provider]}
         try:
@@ -207,3 +208,23 @@ class StaticGraph:
             ) from err
         session.disable_fallback()
         return session
+
+
+def add_qnn(options: Any, provider_options: Mapping[str, str]) -> None:
+    """Make a session run on Qualcomm's NPU, or its simulator on x86-64 Linux.
+
+    Args:
+        options: ONNX Runtime's SessionOptions, changed in place.
+        provider_options: ``htp_arch``, ``soc_model`` and others of the QNN provider.
+
+    Raises:
+        TargetError: If the package is missing or finds no device.
+    """
+    provider = BY_NAME[QNN]
+    if problem := provider_problem(provider):
+        raise TargetError(f"{QNN} does not work here", problems=[problem])
+    import onnxruntime_qnn
+
+    backend = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
+    devices = list(plugin_devices(provider))[:1]
+    options.add_provider_for_devices(devices, backend | dict(provider_options))

@@ -29,13 +29,14 @@ class Rope:
     inverse_frequencies: tuple[float, ...]
     scaling: float
 
-    def tables(self, start: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def tables(self, start: int, n: int) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """Cosines and sines of ``n`` positions from ``start``: (1, 1, n, rotated) each."""
         frequencies = np.asarray(self.inverse_frequencies, np.float32)
         angles = np.arange(start, start + n, dtype=np.float32)[:, None] * frequencies
         both = np.concatenate([angles, angles], axis=-1)[None, None]
         scaling = np.float32(self.scaling)
-        return np.cos(both) * scaling, np.sin(both) * scaling
+        cos, sin = np.cos(both) * scaling, np.sin(both) * scaling
+        return cos.astype(np.float16), sin.astype(np.float16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +123,7 @@ class StaticLayout:
         return (1, self.kv_heads, self.head_dim, past), (1, self.kv_heads, past, self.head_dim)
 
     def mask(self, index: int, n_past: int, n: int) -> NDArray[np.float32]:
-        """Additive mask (1, 1, n, context): the first ``n_past`` slots, then the graph's own tokens.
+        """Additive mask (1, 1, n, context): ``n_past`` slots, then the graph's own tokens.
 
         Args:
             index: Which mask.

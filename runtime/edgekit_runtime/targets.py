@@ -1,28 +1,59 @@
 """Which of a bundle's targets works on this machine."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from edgekit_runtime.errors import TargetError, nearest
 from edgekit_runtime.manifest import Manifest, TargetRecord
-from edgekit_runtime.native import load_genai
-from edgekit_runtime.providers import is_qnn_simulated
+from edgekit_runtime.providers import (
+    PROVIDERS,
+    find_provider,
+    is_simulated,
+    provider_problem,
+    this_platform,
+)
 from edgekit_runtime.static_graph import STATIC_INPUTS
 
-# Execution provider to genai's own check that it is there; the faster ones first.
-_PROVIDERS: Final[Mapping[str, str | None]] = {
-    "cuda": "is_cuda_available",
-    "dml": "is_dml_available",
-    "webgpu": "is_webgpu_available",
-    "cpu": None,
-    "qnn": None,  # its package is in the target's `requires`
-}
+# Builds of genai with other providers: each runs the CPU's targets too.
+_GENAI: Final = (
+    "onnxruntime-genai",
+    "onnxruntime-genai-cuda",
+    "onnxruntime-genai-winml",
+    "onnxruntime-genai-directml",
+)
 _MECHANISMS: Final = ("ort_inputs", STATIC_INPUTS)
 
 
-def choose_target(manifest: Manifest, asked: str | None) -> str:
-    """Return the name of the target that is asked for, or of the best one that works here.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetStatus:
+    """How one target of a bundle stands on this machine.
+
+    Attributes:
+        name: The target's name.
+        problems: What keeps it from working; empty if it works.
+        is_simulated: It works, on a simulator, far too slowly for use: never chosen unasked.
+    """
+
+    name: str
+    problems: tuple[str, ...]
+    is_simulated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetChoice:
+    """The target that runs, and why.
+
+    Attributes:
+        reason: ``asked for``, or what kept the faster ones from working.
+    """
+
+    name: str
+    reason: str
+
+
+def choose_target(manifest: Manifest, asked: str | None) -> TargetChoice:
+    """Choose the target that is asked for, or the fastest one that works here.
 
     Raises:
         TargetError: If it is not in the bundle, or none works here, with every reason.
@@ -32,64 +63,91 @@ def choose_target(manifest: Manifest, asked: str | None) -> str:
             f"bundle {manifest.name!r} has no target {asked!r}",
             hint=f"{nearest(asked, manifest.targets)}.",
         )
-    candidates = [asked] if asked is not None else _by_speed(manifest)
-    problems: list[str] = []
-    for name in candidates:
-        found = target_problems(manifest.targets[name])
-        if not found:
-            return name
-        problems += [f"{name}: {problem}" for problem in found]
+    passed_over: list[str] = []
+    for name in [asked] if asked is not None else by_speed(manifest):
+        status = target_status(name, manifest.targets[name])
+        if status.problems:
+            passed_over += [f"{name}: {problem}" for problem in status.problems]
+        elif status.is_simulated and asked is None:
+            passed_over.append(f"{name}: only a simulator here (ask for it by name)")
+        elif asked is not None:
+            return TargetChoice(name=name, reason="asked for")
+        else:
+            return TargetChoice(name=name, reason=_reason(passed_over))
     raise TargetError(
-        f"no target of bundle {manifest.name!r} works here",
-        problems=problems or ["the bundle has none that is chosen unasked"],
-        hint="Install what is listed, or build the bundle for a target of this machine.",
+        f"target {asked!r} of bundle {manifest.name!r} does not work here"
+        if asked
+        else f"no target of bundle {manifest.name!r} works here",
+        problems=passed_over or ["the bundle has no targets"],
+        hint=_way_out(manifest, asked),
     )
 
 
-def target_problems(record: TargetRecord) -> list[str]:
-    """Say everything that keeps a target from working here."""
-    problems = [
-        problem
-        for package, prefix in record.requires.items()
-        if (problem := _version_problem(package, prefix))
-    ]
-    if record.adapter_mechanism not in _MECHANISMS:
-        known = " and ".join(_MECHANISMS)
+def target_status(name: str, record: TargetRecord) -> TargetStatus:
+    """Say how a target stands here: works, works on a simulator, or every problem."""
+    problems = []
+    provider = find_provider(record.execution_provider)
+    if provider is None:
+        known = ", ".join(provider.name for provider in PROVIDERS)
         problems.append(
-            f"adapter mechanism: this runtime knows {known}, got {record.adapter_mechanism}"
+            f"execution provider {record.execution_provider}: this runtime knows {known}"
         )
-    provider = _short(record.execution_provider)
-    if provider not in _PROVIDERS:
-        problems.append(f"execution provider {record.execution_provider}: not known here")
-    elif not problems and (check := _PROVIDERS[provider]) and not getattr(load_genai(), check)():
-        problems.append(f"execution provider {record.execution_provider}: not on this machine")
-    return problems
+    elif problem := provider_problem(provider):
+        problems.append(problem)
+    if not problems:
+        problems += [
+            problem
+            for package, prefix in record.requires.items()
+            if (problem := _version_problem(package, prefix))
+        ]
+    if record.adapter_mechanism not in _MECHANISMS:
+        problems.append(
+            f"adapter mechanism: this runtime knows {', '.join(_MECHANISMS)}, "
+            f"got {record.adapter_mechanism}"
+        )
+    return TargetStatus(
+        name=name,
+        problems=tuple(problems),
+        is_simulated=provider is not None and is_simulated(provider),
+    )
 
 
-def _by_speed(manifest: Manifest) -> list[str]:
-    order = list(_PROVIDERS)
-
-    def is_fast(name: str) -> bool:
-        # A simulator of an NPU takes seconds a token: only for who asks for it.
-        return _short(manifest.targets[name].execution_provider) != "qnn" or not is_qnn_simulated()
+def by_speed(manifest: Manifest) -> list[str]:
+    """A bundle's targets, the fastest kind of device first."""
+    order = [provider.name for provider in PROVIDERS]
 
     def rank(name: str) -> tuple[int, str]:
-        provider = _short(manifest.targets[name].execution_provider)
-        return (order.index(provider) if provider in order else len(order), name)
+        provider = find_provider(manifest.targets[name].execution_provider)
+        return (order.index(provider.name) if provider else len(order), name)
 
-    return sorted(filter(is_fast, manifest.targets), key=rank)
+    return sorted(manifest.targets, key=rank)
 
 
-def _short(provider: str) -> str:
-    """Make one short name of "CPUExecutionProvider" and "cpu"."""
-    return provider.lower().removesuffix("executionprovider")
+def _reason(passed_over: list[str]) -> str:
+    if not passed_over:
+        return "the fastest of the bundle's targets, and it works here"
+    return f"the fastest that works here; {'; '.join(passed_over)}"
+
+
+def _way_out(manifest: Manifest, asked: str | None) -> str:
+    if asked is not None:
+        record = manifest.targets[asked]
+        packages = record.packages.get(this_platform())
+        install = f"On its device: pip install {packages}. " if packages else ""
+        others = [name for name in by_speed(manifest) if name != asked]
+        return f"{install}Leave --target out to run one of: {', '.join(others) or 'none'}."
+    return "Install what is listed, or build the bundle for a target of this machine."
 
 
 def _version_problem(package: str, prefix: str) -> str | None:
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return f"{package} {prefix}.* is not installed"
-    if version == prefix or version.startswith(f"{prefix}."):
+    versions = []
+    for name in _GENAI if package == _GENAI[0] else (package,):
+        try:
+            versions.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if not versions:
+        return f"{package} {prefix}.* is not installed: pip install '{package}=={prefix}.*'"
+    if any(version == prefix or version.startswith(f"{prefix}.") for version in versions):
         return None
-    return f"{package}: expected {prefix}.*, got {version}"
+    return f"{package}: expected {prefix}.*, got {' and '.join(versions)}"

@@ -250,7 +250,7 @@ def test_a_base_that_is_not_found_asks_for_it(bundle: Path, beta_adapter: Path) 
 def test_a_changed_bundle_is_not_built_upon(
     bundle: Path, tiny_base: Path, beta_adapter: Path
 ) -> None:
-    data = bundle / "targets" / "cpu" / "model.onnx.data"
+    data = bundle / "weights" / "cpu.data"
     content = bytearray(data.read_bytes())
     content[100] ^= 1
     data.write_bytes(content)

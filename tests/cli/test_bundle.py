@@ -20,7 +20,7 @@ def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 def test_inspect_shows_base_targets_adapters_and_files(tiny_bundle: Path, capsys: Captured) -> None:
     assert edgekit_run(["inspect", str(tiny_bundle)]) == 0
     out = capsys.readouterr().out
-    for word in ("fingerprint", "sha256:", "Targets", "cpu", "alpha", "beta", "model.onnx.data"):
+    for word in ("fingerprint", "sha256:", "Targets", "cpu", "alpha", "beta", "cpu.data"):
         assert word in out
 
 
@@ -41,7 +41,7 @@ def test_verify_passes_a_sound_bundle(tiny_bundle: Path, capsys: Captured) -> No
 
 
 def test_verify_names_every_problem(own_bundle: Path, capsys: Captured) -> None:
-    weights = own_bundle / "targets/cpu/model.onnx.data"
+    weights = own_bundle / "weights/cpu.data"
     content = bytearray(weights.read_bytes())
     content[100] ^= 1
     weights.write_bytes(content)
@@ -50,7 +50,7 @@ def test_verify_names_every_problem(own_bundle: Path, capsys: Captured) -> None:
     assert edgekit(["bundle", "verify", str(own_bundle)]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: bundle {own_bundle} is not as it was built:\n")
-    assert "targets/cpu/model.onnx.data: expected sha256:" in err
+    assert "weights/cpu.data: expected sha256:" in err
     assert "adapters/beta/adapter.json: missing" in err
     assert "stranger.txt: not listed" in err
 

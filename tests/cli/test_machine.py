@@ -85,4 +85,4 @@ def test_an_unknown_target_is_refused_with_the_near_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["targets", "show", "cpi"]) == 1
-    assert capsys.readouterr().err.startswith("error: no target 'cpi'; did you mean 'cpu'?")
+    assert capsys.readouterr().err.startswith("error: no target 'cpi'; did you mean 'cpu'")

@@ -69,7 +69,7 @@ def test_the_layout_names_the_files_of_a_real_bundle(demo_directory: Path) -> No
         "base.onnx",
         "model.onnx",
         "score.onnx",
-        "model.onnx.data",
+        "cpu.data",
         "sockets.json",
         "float32.onnx_adapter",
         "licenses/",

@@ -13,6 +13,7 @@ from edgekit.building.dequantize import quantized_weights
 from edgekit.building.export import export_base
 from edgekit.building.fit import weight_bytes
 from edgekit.building.reference import torch_reference
+from edgekit.building.weights import load_graph
 from edgekit.targets import TargetProfile, load_target, targets_dir
 from edgekit_runtime import Bundle
 from edgekit_runtime.contract import SocketContract
@@ -40,7 +41,7 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
     assert report.parity["cpu"][""].exact_mean_kl < 1e-6
     target = tmp_path / "bundle" / "targets" / "cpu"
     contract = SocketContract.from_dict(json.loads((target / "sockets.json").read_text()), [])
-    wide = quantized_weights(ir.load(target / "score.onnx"), contract)
+    wide = quantized_weights(load_graph(target / "score.onnx"), contract)
     exported = export_base(base, load_target("cpu"))
     stock = quantized_weights(ir.load(exported / "model.onnx"), contract)
     with torch_reference(base, {}) as reference:
@@ -52,7 +53,7 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
             else:
                 assert off == stock_off, name
     told = weight_bytes(base, profile) - weight_bytes(base, load_target("cpu"))
-    grown = (target / "model.onnx.data").stat().st_size
+    grown = (tmp_path / "bundle/weights/cpu.data").stat().st_size
     grown -= (exported / "model.onnx.data").stat().st_size
     assert grown == pytest.approx(told, abs=4096)  # files are padded to pages
     with Bundle.open(tmp_path / "bundle", cache_dir=None).engine(threads=1) as engine:

@@ -37,8 +37,8 @@ def test_one_flipped_byte_is_named_whichever_file(bundle_copy: Path) -> None:
 
 
 def test_a_flipped_byte_is_refused_at_first_open(bundle_copy: Path, tmp_path: Path) -> None:
-    _flip(bundle_copy / "targets/cpu/model.onnx.data")
-    with pytest.raises(BundleError, match=r"targets/cpu/model.onnx.data: expected sha256:"):
+    _flip(bundle_copy / "weights/cpu.data")
+    with pytest.raises(BundleError, match=r"weights/cpu.data: expected sha256:"):
         Bundle.open(bundle_copy, cache_dir=tmp_path / "cache")
 
 

@@ -18,8 +18,10 @@ from filelock import FileLock
 from edgekit.building.export import DIGESTS_FILE, digests_of, is_intact
 from edgekit.errors import BuildError
 from edgekit_runtime.digests import sha256_of_file
-from edgekit_runtime.providers import QNN_PACKAGE
+from edgekit_runtime.providers import BY_NAME, is_simulated
+from edgekit_runtime.static_graph import QNN
 
+QNN_PACKAGE = BY_NAME[QNN].package
 _REASON = re.compile(r"Node name: (?P<node>\S+) .*\n\s*REASON : (?P<reason>[^\n]+)")
 _ERROR = re.compile(r"\[E:onnxruntime:[^\]]*\] ?(?P<text>[^\n\x1b]+)")
 
@@ -82,6 +84,12 @@ def compiler_version() -> str:
             hint="pip install 'edgekit[qnn]', on Linux x86-64 or aarch64, or on Windows x64 or "
             "arm64; no SDK is needed. A bundle that is built there runs on the device.",
         ) from err
+
+
+def qnn_device() -> str:
+    """What runs compiled graphs on this machine, and by which library."""
+    place = "HTP simulator (x86-64)" if is_simulated(BY_NAME[QNN]) else "NPU"
+    return f"{QNN} {place}, {QNN_PACKAGE} {compiler_version()}"
 
 
 def _compile(graph: Path, context: Path, provider_options: Mapping[str, str]) -> None:

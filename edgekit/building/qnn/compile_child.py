@@ -16,7 +16,7 @@ def main() -> None:
     """Write ``CONTEXT`` (ONNX) and the binary beside it; what ONNX Runtime says goes to stderr."""
     import onnxruntime
 
-    from edgekit_runtime.providers import add_qnn
+    from edgekit_runtime.static_graph import add_qnn
 
     graph, context, provider_options = sys.argv[1:4]
     options = onnxruntime.SessionOptions()

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
+from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.export import DIGESTS_FILE, digests_of, is_intact
 from edgekit.building.passes import set_accuracy_level
 from edgekit.building.qnn.architecture import Decoder, Weights, load_decoder
@@ -20,18 +21,18 @@ from edgekit.building.qnn.graph import DecoderWriter, contract_of
 from edgekit.building.qnn.host_graphs import write_host_graphs
 from edgekit.building.qnn.passes import give_defaults, write_float32_twin
 from edgekit.building.qnn.weight_file import WeightFile
+from edgekit.building.target_dir import SOCKETS_FILE, STATIC_GRAPHS, context_length
 from edgekit.bundling.write import write_json
 from edgekit.errors import BuildError
 from edgekit.quantizing.blocks import Blocks, round_to_nearest, round_to_positive_scales
 from edgekit.targets import StaticGraphs, TargetProfile
+from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.static_layout import LAYOUT_FILE, StaticLayout
 
-GRAPHS = {name: f"{name}.onnx" for name in ("prefill", "decode", "embed", "head")}
 BARE = {name: f"{name}.bare.onnx" for name in ("prefill", "decode")}
 EXACT = {name: f"{name}.float32.onnx" for name in ("prefill", "decode", "head")} | {
     "embed": "embed.onnx"
 }
-SOCKETS_FILE = "sockets.json"
 FLOAT32_WEIGHTS = "float32.data"
 DECODER_WEIGHTS = "decoder.onnx.data"
 # Raise it when the graphs that are written change.
@@ -48,9 +49,9 @@ def export_static(
     """Return a directory with a base's static graphs, written or from the cache.
 
     Prefill and decode lie there three times over one file of quantized weights: as a compiler
-    takes them (`BARE`), as they run without an adapter (`GRAPHS`), and with float32 compute for
-    the gate (`EXACT`); and embedding and head for the host, the layout, the sockets, the
-    tokenizer and what genai needs to read it.
+    takes them (`BARE`), as they run without an adapter (`STATIC_GRAPHS`), and with float32
+    compute for the gate (`EXACT`). Beside them: embedding and head for the host, the layout, the
+    sockets, the tokenizer, and what genai needs to read it.
 
     Raises:
         BuildError: If the base has no static form.
@@ -73,13 +74,6 @@ def export_static(
     return target
 
 
-def context_tokens(base: Base, profile: TargetProfile) -> int:
-    """The base's own limit, capped by the profile."""
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    own = int(config.get("max_position_embeddings") or profile.context_length)
-    return min(own, profile.context_length)
-
-
 def static_section(profile: TargetProfile) -> StaticGraphs:
     """The profile's section on static graphs.
 
@@ -94,9 +88,22 @@ def static_section(profile: TargetProfile) -> StaticGraphs:
     return profile.static
 
 
+def static_weights(export: Path, contract: SocketContract) -> dict[str, QuantizedWeight]:
+    """What an export's graphs compute with, by Hugging Face name."""
+    weights: dict[str, QuantizedWeight] = {}
+    for name in (BARE["decode"], STATIC_GRAPHS["embed"], STATIC_GRAPHS["head"]):
+        weights |= quantized_weights(ir.load(export / name), contract)
+    return weights
+
+
+def provider_options_of(profile: TargetProfile) -> dict[str, str]:
+    """What the compiler and the runtime are told about the chip."""
+    return {key: value for key, value in profile.provider_options.items() if value is not None}
+
+
 def _write(out: Path, base: Base, profile: TargetProfile) -> None:
     decoder, weights = load_decoder(base)
-    static, context = static_section(profile), context_tokens(base, profile)
+    static, context = static_section(profile), context_length(base, profile)
     if not static.chunk_tokens < context:
         raise BuildError(
             f"target '{profile.name}': static.chunk_tokens is {static.chunk_tokens}, "
@@ -123,7 +130,7 @@ def _write(out: Path, base: Base, profile: TargetProfile) -> None:
         accuracy_level=profile.quantization.accuracy_level,
     )
     _write_variants(out)
-    write_json(out / LAYOUT_FILE, _layout(decoder, static, context).to_dict())
+    write_json(out / LAYOUT_FILE, _layout(decoder, profile, context).to_dict())
     write_json(out / SOCKETS_FILE, contract_of(linears, profile.adapters.max_rank).to_dict())
     _write_tokenizer(out, base, decoder, context)
 
@@ -132,12 +139,12 @@ def _write_variants(out: Path) -> None:
     """The graphs with defaults for an adapter, and their twins with float32 compute."""
     float32 = WeightFile(out / FLOAT32_WEIGHTS)
     for name, bare in BARE.items():
-        give_defaults(out / bare, out / GRAPHS[name])
+        give_defaults(out / bare, out / STATIC_GRAPHS[name])
         twin = out / EXACT[name]
         write_float32_twin(out / bare, twin, float32)
         give_defaults(twin, twin)
     float32.close()
-    head = ir.load(out / GRAPHS["head"])
+    head = ir.load(out / STATIC_GRAPHS["head"])
     set_accuracy_level(head, 1)
     ir.save(head, out / EXACT["head"])
 
@@ -176,9 +183,9 @@ def _tables(weights: Weights, profile: TargetProfile) -> dict[str, Blocks]:
     return {"embedding": rounded[0], "head": rounded[-1]}
 
 
-def _layout(decoder: Decoder, static: StaticGraphs, context: int) -> StaticLayout:
+def _layout(decoder: Decoder, profile: TargetProfile, context: int) -> StaticLayout:
     return StaticLayout(
-        chunk_tokens=static.chunk_tokens,
+        chunk_tokens=static_section(profile).chunk_tokens,
         context_tokens=context,
         hidden_size=decoder.hidden_size,
         layers=len(decoder.layers),
@@ -186,7 +193,7 @@ def _layout(decoder: Decoder, static: StaticGraphs, context: int) -> StaticLayou
         head_dim=decoder.head_dim,
         windows=decoder.windows,
         ropes=decoder.ropes,
-        provider_options=static.provider_options(),
+        provider_options=provider_options_of(profile),
     )
 
 
@@ -227,8 +234,9 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
         "files": {file.name: digest for file, digest in _digests(beside_weights)},
         "quantization": profile.quantization.model_dump(),
         "static": static_section(profile).model_dump(),
+        "provider_options": provider_options_of(profile),
         "rank": profile.adapters.max_rank,
-        "context": context_tokens(base, profile),
+        "context": context_length(base, profile),
         "versions": {name: version(name) for name in ("onnx", "transformers", "torch")},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

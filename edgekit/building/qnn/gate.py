@@ -12,26 +12,18 @@ What quantization costs (d) is measured on the float16 graphs. Empty sockets nee
 own: the base is measured through them.
 """
 
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
 
-from edgekit.adapters.convert import write_onnx_adapter
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
-from edgekit.building.dequantize import QuantizedWeight, quantized_weights
+from edgekit.building.compiled_figures import CompiledFigures
 from edgekit.building.parity import (
     EFFECT_POSITIONS,
     AdapterFiles,
-    CompiledFigures,
     ParityFigures,
     compare_weights,
     mean_nll,
@@ -39,56 +31,17 @@ from edgekit.building.parity import (
     raise_breaches,
     token_rows,
 )
-from edgekit.building.qnn.export import BARE, EXACT, GRAPHS, export_static
+from edgekit.building.qnn.compile import qnn_device
+from edgekit.building.qnn.export import export_static, static_weights
+from edgekit.building.qnn.runners import DECODED_TOKENS, Logits, Runners, open_runners
 from edgekit.building.qnn.target_dir import stored_profile
 from edgekit.building.reference import TorchReference, torch_reference
 from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
-from edgekit_runtime.adapter_file import AdapterFile
 from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.locking import TurnLock
-from edgekit_runtime.providers import QNN
-from edgekit_runtime.static_graph import StaticAdapters, StaticGraph
-
-_CPU = "CPUExecutionProvider"
-# Tokens of a row that go one by one through the decode graph.
-_DECODED = 2
 
 Rows = Sequence[Sequence[int]]
-Logits = npt.NDArray[np.float32]
-
-
-class _Runner:
-    """A target's graphs and its adapters, run on rows of tokens."""
-
-    def __init__(self, graph: StaticGraph, adapters: Mapping[str, Path]) -> None:
-        self._graph = graph
-        self._adapters = StaticAdapters()
-        for name, path in adapters.items():
-            self._adapters.load(str(path), name)
-
-    def logits(self, adapter: str, row: Sequence[int], n_decoded: int = _DECODED) -> Logits:
-        """Logits (positions, vocabulary), the last of them from the decode graph."""
-        generator = self._graph.new_generator(max_length=len(row))
-        if adapter:
-            generator.set_active_adapter(self._adapters, adapter)
-        split = max(1, len(row) - n_decoded)
-        generator.append_tokens(row[:split])
-        parts = [generator.get_output("logits")[0]]
-        for token in row[split:]:
-            generator.append_tokens([token])
-            parts.append(generator.get_output("logits")[0])
-        return np.concatenate(parts)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Runners:
-    """The same model three times; ``compiled`` only where the target is."""
-
-    exact: _Runner
-    shipping: _Runner
-    compiled: _Runner | None
 
 
 def check_static_parity(
@@ -102,52 +55,50 @@ def check_static_parity(
     on_message: Callable[[str], None],
 ) -> dict[str, ParityFigures]:
     """Run the gate on a directory of static graphs; see `edgekit.building.parity.check_parity`."""
-    with quiet_libraries():
-        profile = stored_profile(target)
-        source = export_static(base, profile, on_message=on_message)
-        longest = profile.context_length
+    profile = stored_profile(target)
+    source = export_static(base, profile, on_message=on_message)
+    longest = profile.context_length
+    peft = {name: files.peft for name, files in adapters.items()}
+    onnx = {name: files.onnx for name, files in adapters.items()}
+    with (
+        quiet_libraries(),
+        open_runners(
+            target, source, profile.execution_provider, onnx, contract, threads
+        ) as runners,
+        torch_reference(base, peft) as reference,
+    ):
         tokens = {name: _fit(token_rows(base, a.prompts), longest) for name, a in adapters.items()}
         if check_base:
             tokens = {"": _fit(token_rows(base, ()), longest)} | tokens
-        peft = {name: files.peft for name, files in adapters.items()}
-        with (
-            _runners(target, source, profile.execution_provider, adapters, contract, threads) as (
-                runners,
-                tokenizer,
-            ),
-            torch_reference(base, peft) as reference,
-        ):
-            on_message("parity: the tokenizer and the chat template")
-            prompts = [prompt for files in adapters.values() for prompt in files.prompts]
-            breaches = compare_tokenizing(tokenizer, base, [parity_text(), *dict.fromkeys(prompts)])
-            on_message("parity: the float model, for the cost of quantization")
-            few = {name: _few(rows, bounds, longest) for name, rows in tokens.items()}
-            in_float = {
-                name: [np.asarray(reference.logits(name, row)) for row in rows]
-                for name, rows in (few.items() if runners.compiled else ())
-            }
-            nll = {
-                name: mean_nll(reference, name, rows)
-                for name, rows in tokens.items()
-                if not (name and adapters[name].on_device_weights)
-            }
-            weights = _weights(source, contract)
-            breaches += compare_weights(reference, weights, bounds)
-            reference.replace_weights({name: weight.values for name, weight in weights.items()})
-            figures = {}
-            for name, rows in tokens.items():
-                who = f"adapter {name!r}" if name else "the base"
-                on_message(f"parity: {who}")
-                compiled = None
-                if runners.compiled is not None:
-                    compiled = _compare_compiled(
-                        runners,
-                        name,
-                        few[name],
-                        in_float[name],
-                        lambda m, w=who: on_message(f"parity: {w}: {m}"),
-                    )
-                figures[name] = _measure(reference, runners, name, rows, nll.get(name), compiled)
+        on_message("parity: the tokenizer and the chat template")
+        prompts = [prompt for files in adapters.values() for prompt in files.prompts]
+        texts = [parity_text(), *dict.fromkeys(prompts)]
+        breaches = compare_tokenizing(runners.tokenizer, base, texts)
+        on_message("parity: the float model, for the cost of quantization")
+        few = {name: _few(rows, bounds, longest) for name, rows in tokens.items()}
+        in_float = {
+            name: [np.asarray(reference.logits(name, row)) for row in rows]
+            for name, rows in (few.items() if runners.compiled else ())
+        }
+        nll = {
+            name: mean_nll(reference, name, rows)
+            for name, rows in tokens.items()
+            if not (name and adapters[name].on_device_weights)
+        }
+        weights = static_weights(source, contract)
+        breaches += compare_weights(reference, weights, bounds)
+        reference.replace_weights({name: weight.values for name, weight in weights.items()})
+        reference.round_to_float16(keep=weights)
+        figures = {}
+        for name, rows in tokens.items():
+            who = f"parity: {f'adapter {name!r}' if name else 'the base'}"
+            on_message(who)
+            measured = _measure(reference, runners, name, rows, nll.get(name))
+            if runners.compiled is not None:
+                compiled = _compare_compiled(runners, name, few[name], in_float[name])
+                on_message(f"{who}: {compiled.positions} positions on {compiled.device}")
+                measured = replace(measured, compiled=compiled)
+            figures[name] = measured
     raise_breaches(breaches, figures, bounds)
     return figures
 
@@ -164,81 +115,18 @@ def _few(rows: Rows, bounds: ParityBounds, longest: int) -> list[list[int]]:
     return _fit([tokens], longest)
 
 
-@contextmanager
-def _runners(
-    target: Path,
-    source: Path,
-    execution_provider: str,
-    adapters: Mapping[str, AdapterFiles],
-    contract: SocketContract,
-    threads: int,
-) -> Iterator[tuple[_Runners, Any]]:
-    """Open all graphs, and the target's tokenizer."""
-
-    def load(folder: Path, graphs: Mapping[str, str], provider: str) -> StaticGraph:
-        return StaticGraph(
-            folder=folder,
-            graphs=graphs,
-            execution_provider=provider,
-            threads=threads,
-            lock=TurnLock(),
-        )
-
-    shipped = {name: files.onnx for name, files in adapters.items()}
-    with tempfile.TemporaryDirectory() as temporary:
-        wide = {
-            name: _in_float32(path, Path(temporary) / f"{index}.onnx_adapter", contract)
-            for index, (name, path) in enumerate(shipped.items())
-        }
-        compiled = load(target, GRAPHS, execution_provider)
-        is_compiled = execution_provider == QNN
-        shipping = load(source, GRAPHS, _CPU) if is_compiled else compiled
-        runners = _Runners(
-            exact=_Runner(load(source, EXACT, _CPU), wide),
-            shipping=_Runner(shipping, shipped),
-            compiled=_Runner(compiled, shipped) if is_compiled else None,
-        )
-        yield runners, compiled.new_tokenizer()
-
-
-def _in_float32(path: Path, to: Path, contract: SocketContract) -> Path:
-    """The shipped adapter's own numbers for graphs with float32 compute."""
-    from dataclasses import replace
-
-    file = AdapterFile.from_bytes(path.read_bytes(), where=path.name)
-    wide = {name: file.tensor(name).astype(np.float32) for name in file.infos}
-    write_onnx_adapter(wide, replace(contract, dtype="float32"), to)
-    return to
-
-
-def _weights(source: Path, contract: SocketContract) -> dict[str, QuantizedWeight]:
-    """What the graphs compute with, by Hugging Face name."""
-    weights: dict[str, QuantizedWeight] = {}
-    for name in (BARE["decode"], GRAPHS["embed"], GRAPHS["head"]):
-        weights |= quantized_weights(ir.load(source / name), contract)
-    return weights
-
-
 def _compare_compiled(
-    runners: _Runners,
-    name: str,
-    rows: Rows,
-    in_float: Sequence[Logits],
-    on_message: Callable[[str], None],
+    runners: Runners, name: str, rows: Rows, in_float: Sequence[Logits]
 ) -> CompiledFigures:
     """Step (e); the CPU provider runs the same graphs before they were compiled."""
     assert runners.compiled is not None
     same, far = Agreement(), Agreement()
     for row, floats in zip(rows, in_float, strict=True):
-        started = time.perf_counter()
         compiled = runners.compiled.logits(name, row)
         same.add(runners.shipping.logits(name, row), compiled)
         far.add(floats, compiled)
-        on_message(
-            f"compiled: {same.n} positions, top-1 {same.top1:.2%}, mean KL {same.mean_kl:.2g}, "
-            f"{time.perf_counter() - started:.0f} s"
-        )
     return CompiledFigures(
+        device=qnn_device(),
         positions=same.n,
         mean_kl=same.mean_kl,
         top1=same.top1,
@@ -249,11 +137,10 @@ def _compare_compiled(
 
 def _measure(
     reference: TorchReference,
-    runners: _Runners,
+    runners: Runners,
     name: str,
     rows: Rows,
     nll_torch: float | None,
-    compiled: CompiledFigures | None,
 ) -> ParityFigures:
     """Steps (b) to (d) for one adapter."""
     exact, shipping, last, effect = Agreement(), Agreement(), Agreement(), Agreement()
@@ -266,7 +153,9 @@ def _measure(
         nll.add(shipped, row)
         nll_expected.add(expected, row)
         if not last.n:  # the decode graph against the prefill graph
-            last.add(runners.shipping.logits(name, row, 0)[-_DECODED:], shipped[-_DECODED:])
+            last.add(
+                runners.shipping.logits(name, row, 0)[-DECODED_TOKENS:], shipped[-DECODED_TOKENS:]
+            )
         if name and effect.n < EFFECT_POSITIONS:
             effect.add(expected, reference.logits("", row))
     return ParityFigures(
@@ -279,5 +168,5 @@ def _measure(
         nll_torch=nll_expected.mean if nll_torch is None else nll_torch,
         nll_shipping=nll.mean,
         effect_kl=effect.mean_kl if name else None,
-        compiled=compiled,
+        placement=runners.placement,
     )

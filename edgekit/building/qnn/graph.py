@@ -15,19 +15,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgekit.building.qnn.architecture import Decoder, Layer, Weights
+from edgekit.building.qnn.graph_writer import GraphWriter
 from edgekit.building.qnn.weight_file import WeightFile
-from edgekit.errors import BuildError
 from edgekit.quantizing.blocks import Blocks
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 
-OPSET = 23
 _PREFIX = "/model/layers"
 
 
-class DecoderWriter:
+class DecoderWriter(GraphWriter):
     """A decoder graph for ``n_tokens`` tokens at once, under construction.
 
     Args:
@@ -51,36 +49,22 @@ class DecoderWriter:
         context_tokens: int,
         rank: int,
     ) -> None:
+        super().__init__(file)
         self._decoder = decoder
         self._weights = weights
         self._linears = linears
-        self._file = file
         self._n = n_tokens
         self._context = context_tokens
         self._rank = rank
-        self._nodes: list[Any] = []
-        self._inputs: dict[str, Any] = {}
-        self._outputs: list[Any] = []
-        self._initializers: dict[str, Any] = {}
 
     def model(self) -> Any:
         """The whole graph as an ONNX model."""
-        from onnx import helper
-
         x = self._input("inputs_embeds", (1, self._n, self._decoder.hidden_size))
         for index, layer in enumerate(self._decoder.layers):
             x = self._layer(index, layer, x)
         self._norm(x, "model.norm", "/model/norm", output="hidden")
         self._output("hidden", (1, self._n, self._decoder.hidden_size))
-        graph = helper.make_graph(
-            self._nodes,
-            f"decoder_{self._n}",
-            list(self._inputs.values()),
-            self._outputs,
-            list(self._initializers.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return self._finished(f"decoder_{self._n}")
 
     def _layer(self, index: int, layer: Layer, x: str) -> str:
         """Attention and MLP, each beside a residual."""
@@ -244,56 +228,6 @@ class DecoderWriter:
             stash_type=1,
         )
 
-    def _split(self, x: str, sizes: list[int], path: str) -> list[str]:
-        from onnx import helper
-
-        names = [f"{path}/output_{index}" for index in range(len(sizes))]
-        shape = self._stored("split." + ".".join(map(str, sizes)), np.array(sizes, np.int64))
-        self._nodes.append(helper.make_node("Split", [x, shape], names, name=path, axis=-1))
-        return names
-
-    def _reshape(self, x: str, shape: tuple[int, ...], path: str) -> str:
-        target = self._stored("shape." + ".".join(map(str, shape)), np.array(shape, np.int64))
-        return self._node("Reshape", [x, target], path)
-
-    def _node(self, kind: str, inputs: list[str], path: str, output: str = "", **more: Any) -> str:
-        from onnx import helper
-
-        output = output or f"{path}/output_0"
-        self._nodes.append(helper.make_node(kind, inputs, [output], name=path, **more))
-        return output
-
-    def _scalar(self, value: float) -> str:
-        return self._float(f"scalar.{value!r}", np.array(value))
-
-    def _float(self, name: str, array: npt.NDArray[Any]) -> str:
-        """A constant in float16; what does not fit is refused."""
-        half = array.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise BuildError(f"{name}: holds values that float16 does not, which this target needs")
-        return self._stored(name, half)
-
-    def _stored(self, name: str, array: npt.NDArray[Any]) -> str:
-        """An initializer; small ones lie in the graph, where compilers look for shapes."""
-        from onnx import numpy_helper
-
-        if name not in self._initializers:
-            is_small = array.nbytes <= 64
-            self._initializers[name] = (
-                numpy_helper.from_array(np.asarray(array), name)
-                if is_small
-                else self._file.tensor(name, array)
-            )
-        return name
-
-    def _input(self, name: str, shape: tuple[int, ...]) -> str:
-        if name not in self._inputs:
-            self._inputs[name] = _value(name, shape)
-        return name
-
-    def _output(self, name: str, shape: tuple[int, ...]) -> None:
-        self._outputs.append(_value(name, shape))
-
 
 def contract_of(linears: Mapping[str, Blocks], rank: int) -> SocketContract:
     """The sockets of a static graph: one for each projection, all of one rank."""
@@ -305,9 +239,3 @@ def socket_of(module: str, blocks: Blocks) -> Socket:
     """The socket beside one projection; it bears the projection's own name."""
     n, k = blocks.codes.shape[0], blocks.codes.shape[1] * blocks.block_size
     return Socket(name=module, k=k, n=n, parts=(SocketPart(module=module, offset=0, n=n),))
-
-
-def _value(name: str, shape: tuple[int, ...]) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.building.qnn.architecture import Decoder
-from edgekit.building.qnn.graph import OPSET
+from edgekit.building.qnn.graph_writer import OPSET
 from edgekit.building.qnn.weight_file import WeightFile
 from edgekit.quantizing.blocks import Blocks
 

@@ -3,8 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,22 +15,22 @@ from edgekit.building.qnn.export import (
     DECODER_WEIGHTS,
     EXACT,
     FLOAT32_WEIGHTS,
-    GRAPHS,
-    SOCKETS_FILE,
     export_static,
-    static_section,
+    provider_options_of,
 )
 from edgekit.building.qnn.passes import give_defaults
+from edgekit.building.target_dir import SOCKETS_FILE, STATIC_GRAPHS
 from edgekit.bundling.write import write_json
 from edgekit.errors import BuildError
 from edgekit.targets import TargetProfile
 from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.manifest import TargetRecord
-from edgekit_runtime.providers import QNN, QNN_PACKAGE, is_qnn_simulated
+from edgekit_runtime.static_graph import QNN
 
 PROFILE_FILE = "profile.json"
 # Of the export, not of the target: what only compilers and the gate read.
-_NOT_SHIPPED = {DIGESTS_FILE, FLOAT32_WEIGHTS, *BARE.values(), *EXACT.values()} - {GRAPHS["embed"]}
+_NOT_SHIPPED = {DIGESTS_FILE, FLOAT32_WEIGHTS, *BARE.values(), *EXACT.values()} - {
+    STATIC_GRAPHS["embed"]
+}
 
 
 def write_static_target(
@@ -60,13 +58,13 @@ def write_static_target(
         contexts = compile_contexts(
             exported,
             BARE,
-            static_section(profile).provider_options(),
+            provider_options_of(profile),
             cache_dir=default_cache_dir(),
             on_message=on_message,
         )
-        left_out = {*left_out, *(GRAPHS[name] for name in BARE), DECODER_WEIGHTS}
+        left_out = {*left_out, *(STATIC_GRAPHS[name] for name in BARE), DECODER_WEIGHTS}
         for file in sorted(contexts.iterdir()):
-            if file.name in GRAPHS.values():
+            if file.name in STATIC_GRAPHS.values():
                 give_defaults(file, directory / file.name)
             elif file.name != DIGESTS_FILE:
                 shutil.copyfile(file, directory / file.name)
@@ -75,15 +73,6 @@ def write_static_target(
             shutil.copyfile(file, directory / file.name)
     write_json(directory / PROFILE_FILE, profile.model_dump())
     return _contract(directory / SOCKETS_FILE)
-
-
-def static_record(record: TargetRecord) -> TargetRecord:
-    """The manifest's entry of a static target, from that of a genai target."""
-    verified_on = record.verified_on
-    if verified_on is not None and record.execution_provider == QNN:
-        place = "HTP simulator (x86-64)" if is_qnn_simulated() else "NPU"
-        verified_on = f"{QNN} {place}, {QNN_PACKAGE} {version(QNN_PACKAGE)}"
-    return replace(record, graphs=GRAPHS, verified_on=verified_on)
 
 
 def stored_profile(directory: Path) -> TargetProfile:

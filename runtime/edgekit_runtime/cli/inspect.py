@@ -47,7 +47,11 @@ def describe(bundle: "Bundle") -> dict[str, Any]:
         "digest": manifest.digest,
         "base": manifest.base.to_dict(),
         "targets": {
-            name: target.to_dict() | {"size_bytes": _size(manifest, target.path + "/")}
+            name: target.to_dict()
+            | {
+                "size_bytes": _size(manifest, target.path + "/")
+                + sum(_size(manifest, path) for path in target.weights)
+            }
             for name, target in manifest.targets.items()
         },
         "adapters": {

@@ -1,0 +1,189 @@
+"""One bundle for every generic target: built from one base, checked here, its weights shared."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekit.building.build import BuildReport, build
+from edgekit.building.sessions import float32_logits
+from edgekit.building.weights import load_graph
+from edgekit.bundling.adapters import AdapterSource, file_stems
+from edgekit.bundling.edit import add_adapter
+from edgekit_runtime import Bundle
+from edgekit_runtime.contract import Socket, SocketContract, SocketPart
+from edgekit_runtime.errors import TargetError
+from tests.peft_adapters import make_peft_adapter
+
+TARGETS = ("cpu", "cuda", "webgpu", "directml", "openvino")
+
+
+@pytest.fixture(scope="module")
+def report(
+    tiny_base: Path, alpha_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> BuildReport:
+    return build(
+        name="every",
+        base=str(tiny_base),
+        output=tmp_path_factory.mktemp("every") / "bundle",
+        targets=TARGETS,
+        adapters={"alpha": AdapterSource(path=alpha_adapter)},
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_passes_the_gate_on_this_machine(report: BuildReport, target: str) -> None:
+    base, alpha = report.parity[target][""], report.parity[target]["alpha"]
+    assert max(base.exact_mean_kl, alpha.exact_mean_kl) < 1e-6
+    assert alpha.effect_kl is not None
+    assert alpha.effect_kl > 0.1
+    verified = report.manifest.targets[target].verified_on
+    assert verified is not None
+    assert verified.startswith("CPUExecutionProvider onnxruntime ")
+
+
+def test_what_targets_share_lies_in_the_bundle_once(report: BuildReport) -> None:
+    records = report.manifest.targets
+    sizes = {file.path: file.size_bytes for file in report.manifest.files}
+    assert records["openvino"].weights == records["cpu"].weights == ("weights/cpu.data",)
+    assert records["webgpu"].weights == records["cuda"].weights
+    own = sizes.get("weights/directml.data", 0)
+    assert own < 0.2 * sizes["weights/cuda.data"]
+    tokenizers = [path for path in sizes if path.endswith("/tokenizer.json")]
+    assert len(tokenizers) == len(TARGETS) + 1
+    assert len({(report.output / path).stat().st_ino for path in tokenizers}) == 1
+
+
+def test_adapters_are_stored_by_layout(report: BuildReport) -> None:
+    assert dict(report.manifest.adapters["alpha"].files) == {
+        "cpu": "adapters/alpha/float32.onnx_adapter",
+        "openvino": "adapters/alpha/float32.onnx_adapter",
+        "cuda": "adapters/alpha/float16.onnx_adapter",
+        "webgpu": "adapters/alpha/float16.onnx_adapter",
+        "directml": "adapters/alpha/float16-directml.onnx_adapter",
+    }
+
+
+def test_the_graphs_compute_alike(report: BuildReport) -> None:
+    row = [1, 5, 9, 33, 80, 4, 7, 120]
+    logits = {
+        target: float32_logits(report.output / "targets" / target, "score.onnx", [row], 1)[0]
+        for target in TARGETS
+    }
+    np.testing.assert_array_equal(logits["cpu"], logits["openvino"])
+    np.testing.assert_array_equal(logits["cuda"], logits["webgpu"])
+    np.testing.assert_allclose(logits["directml"], logits["cuda"], atol=1e-3)
+
+
+def test_empty_sockets_of_gpu_graphs_have_elements(report: BuildReport) -> None:
+    def ranks(target: str) -> set[int]:
+        graph = load_graph(report.output / "targets" / target / "model.onnx").graph
+        empty = [graph.initializers[i.name] for i in graph.inputs if i.name.endswith("lora_A")]
+        return {value.const_value.numpy().shape[1] for value in empty if value.const_value}
+
+    assert ranks("cpu") == {0}
+    assert ranks("cuda") == ranks("webgpu") == ranks("directml") == {1}
+
+
+def test_the_engine_takes_what_works_here_and_says_why(report: BuildReport) -> None:
+    with Bundle.open(report.output, cache_dir=None).engine() as engine:
+        assert engine.target in {"cpu", "openvino", "cuda"}
+        if engine.target == "cpu":
+            assert "cuda: this build of onnxruntime-genai has no CUDA" in engine.target_reason
+        assert engine.generate("the card", adapter="alpha", max_new_tokens=4).token_ids
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_a_target_without_its_device_is_refused(report: BuildReport, target: str) -> None:
+    import onnxruntime_genai as og
+
+    if getattr(og, {"cuda": "is_cuda_available", "directml": "is_dml_available"}[target])():
+        pytest.skip("the device may be here")
+    with pytest.raises(TargetError) as caught:
+        Bundle.open(report.output, cache_dir=None).engine(target)
+    assert caught.value.what == f"target '{target}' of bundle 'every' does not work here"
+    assert "Leave --target out to run one of: " in caught.value.hint
+
+
+def test_an_adapter_is_added_to_every_target(
+    report: BuildReport, tiny_base: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(report.output, bundle)
+    peft = make_peft_adapter(tiny_base, tmp_path / "gamma", seed=3)
+    figures = add_adapter(bundle, "gamma", AdapterSource(path=peft), base=str(tiny_base))
+    assert set(figures) == set(TARGETS)
+    files = Bundle.open(bundle, cache_dir=None).manifest.adapters["gamma"].files
+    assert files["directml"] == "adapters/gamma/float16-directml.onnx_adapter"
+
+
+def test_a_float16_graph_with_a_wrong_weight_fails_the_gate(
+    report: BuildReport, tiny_base: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from edgekit.bases import resolve_base
+    from edgekit.building.parity import check_parity
+    from edgekit.errors import ParityError
+    from edgekit.targets import load_target
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(report.output, bundle)
+    path = bundle / "targets/cuda/score.onnx"
+    model = ir.load(path)
+    node = next(n for n in model.graph if str(n.name).endswith("o_proj/MatMul_Q4_lora_Add"))
+    twice = ir.node("Add", [node.outputs[0], node.outputs[0]])
+    twice.outputs[0].name = "twice"
+    ir.convenience.replace_all_uses_with(node.outputs[0], twice.outputs[0])
+    twice.replace_input_with(0, node.outputs[0])
+    twice.replace_input_with(1, node.outputs[0])
+    model.graph.insert_after(node, twice)
+    ir.save(model, path)
+    contract = contract_of(bundle / "targets/cuda/sockets.json")
+    with pytest.raises(ParityError) as caught:
+        check_parity(
+            bundle / "targets/cuda",
+            resolve_base(str(tiny_base)),
+            contract,
+            {},
+            load_target("cuda").parity,
+        )
+    assert caught.value.problems[0].startswith("base: conversion is not exact: mean KL ")
+
+
+def contract_of(path: Path) -> SocketContract:
+    import json
+
+    problems: list[str] = []
+    contract = SocketContract.from_dict(json.loads(path.read_text(encoding="utf-8")), problems)
+    assert not problems
+    return contract
+
+
+def a_contract(dtype: str, *names: str) -> SocketContract:
+    sockets = tuple(
+        Socket(name=name, k=4, n=4, parts=(SocketPart(module=name, offset=0, n=4),))
+        for name in names
+    )
+    return SocketContract(dtype=dtype, max_rank=8, sockets=sockets)
+
+
+def test_file_stems_do_not_depend_on_the_order_of_targets() -> None:
+    contracts: dict[str, Any] = {
+        "cuda": a_contract("float16", "qkv"),
+        "directml": a_contract("float16", "q", "k", "v"),
+        "webgpu": a_contract("float16", "qkv"),
+        "cpu": a_contract("float32", "qkv"),
+    }
+    stems = file_stems(contracts)
+    assert stems == file_stems(dict(reversed(contracts.items())))
+    assert stems == {
+        "cpu": "float32",
+        "cuda": "float16",
+        "directml": "float16-directml",
+        "webgpu": "float16",
+    }
