@@ -14,7 +14,7 @@ from edgekit.building.export import refuse_unsupported
 from edgekit.building.fit import check_fit
 from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
 from edgekit.building.sessions import gate_provider
-from edgekit.building.target_dir import GRAPHS, target_record, verified_on, write_target
+from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
@@ -240,8 +240,8 @@ def _check_targets(
         directory = root / "targets" / target
         on_message(f"target '{target}': the parity gate")
         provider = gate_provider(profile)
-        graphs = [(directory / graph).read_bytes() for graph in GRAPHS.values()]
-        what = (graphs, files[target], profile.parity, provider)
+        graphs = [(directory / graph).read_bytes() for graph in graphs_of(profile).values()]
+        what = (graphs, profile.quantization, files[target], profile.parity, provider)
         if same := next((name for done_what, name in done if done_what == what), None):
             on_message(f"target '{target}': its graphs are those of '{same}', checked already")
             figures[target] = figures[same]

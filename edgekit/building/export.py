@@ -57,7 +57,7 @@ def export_base(
     exports.mkdir(parents=True, exist_ok=True)
     target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
-        if _is_intact(target):
+        if is_intact(target):
             on_message("int4 graph found in the cache")
             return target
         on_message("exporting the base to int4 ONNX (model builder)")
@@ -69,12 +69,16 @@ def export_base(
             out = Path(temporary) / "model"
             _run_builder(base, profile, out, Path(temporary) / "cache")
             weights = quantize_base(
-                base, profile.quantization, cache_dir=cache_dir, on_message=on_message
+                base,
+                profile.quantization,
+                every=profile.io_dtype == "float16",
+                cache_dir=cache_dir,
+                on_message=on_message,
             )
             if weights:
                 on_message("putting the quantized weights into the graph")
                 replace_weights_in(out, weights)
-            (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
+            (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
 
@@ -145,7 +149,8 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _digests(export: Path) -> dict[str, str]:
+def digests_of(export: Path) -> dict[str, str]:
+    """Digest of every file of an export, by its path in it."""
     files = sorted(export.rglob("*"))
     return {
         file.relative_to(export).as_posix(): sha256_of_file(file)
@@ -154,13 +159,13 @@ def _digests(export: Path) -> dict[str, str]:
     }
 
 
-def _is_intact(export: Path) -> bool:
+def is_intact(export: Path) -> bool:
     """Whether a cached export is there and is what was written."""
     try:
         stored = json.loads((export / DIGESTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(stored == _digests(export))
+    return bool(stored == digests_of(export))
 
 
 def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
+from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
 from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
@@ -35,11 +36,14 @@ from edgekit.quantizing.weights import EMBEDDING, HEAD
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
 from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.locking import TurnLock
+from edgekit_runtime.native import Graph
+from edgekit_runtime.static_layout import LAYOUT_FILE
 
 MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
 # Enough to see whether an adapter moves the base at all; its own prompts come first.
-_EFFECT_POSITIONS = 256
+EFFECT_POSITIONS = 256
 # A weight that is farther off is another weight. Stock int4 moves weights by 9 % of their size;
 # two layers that were swapped are 140 % apart.
 _MAX_WEIGHT_ERROR_SHARE = 0.5
@@ -81,6 +85,7 @@ class ParityFigures:
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
         placement: Execution provider to the nodes of the shipping graph that it computed.
+        compiled: What the compiled graphs do, where the target has such.
     """
 
     positions: int
@@ -93,6 +98,7 @@ class ParityFigures:
     nll_shipping: float
     effect_kl: float | None
     placement: Mapping[str, int] = field(default_factory=dict)
+    compiled: CompiledFigures | None = None
 
     @property
     def nll_increase(self) -> float:
@@ -101,11 +107,9 @@ class ParityFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
-        values = asdict(self) | {"nll_increase": self.nll_increase}
-        return {
-            key: float(f"{value:.4g}") if isinstance(value, float) else value
-            for key, value in values.items()
-        }
+        values = rounded(asdict(self) | {"nll_increase": self.nll_increase})
+        del values["compiled"]
+        return values if self.compiled is None else values | {"compiled": self.compiled.to_dict()}
 
 
 def check_parity(
@@ -142,28 +146,35 @@ def check_parity(
         ParityError: With every breach and its figures.
     """
     threads = threads or os.cpu_count() or 1
+    if (target / LAYOUT_FILE).is_file():
+        from edgekit.building.qnn.gate import check_static_parity
+
+        return check_static_parity(
+            target, base, contract, adapters, bounds, check_base, threads, on_message
+        )
     figures = {}
     with quiet_libraries():
-        tokens = {name: _rows(base, files.prompts) for name, files in adapters.items()}
+        tokens = {name: token_rows(base, files.prompts) for name, files in adapters.items()}
         if check_base:
-            tokens = {"": _rows(base, ())} | tokens
+            tokens = {"": token_rows(base, ())} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
-        breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
+        graph = Graph(folder=target, filename="base.onnx", threads=1, lock=TurnLock())
+        breaches = compare_tokenizing(graph.new_tokenizer(), base, [parity_text(), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, contract, _rows(base, ()), threads)
+        breaches += _compare_empty_sockets(target, contract, token_rows(base, ()), threads)
         peft = {name: files.peft for name, files in adapters.items()}
         sessions = TargetSessions(target, threads, provider)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
             nll_torch = {
-                name: _nll(reference, name, rows)
+                name: mean_nll(reference, name, rows)
                 for name, rows in tokens.items()
                 if name not in on_device
             }
             weights = quantized_weights(load_graph(target / "score.onnx"), contract)
-            breaches += _compare_weights(reference, weights, quantized or {}, bounds)
+            breaches += compare_weights(reference, weights, bounds, quantized)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
             if contract.dtype == "float16":
                 reference.round_to_float16(keep=weights)
@@ -171,24 +182,37 @@ def check_parity(
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
                 figures[name] = _measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
+    raise_breaches(breaches, figures, bounds)
+    return figures
+
+
+def raise_breaches(
+    found: list[str], figures: Mapping[str, ParityFigures], bounds: ParityBounds
+) -> None:
+    """Raise a ParityError if anything was found, or figures break their bounds."""
+    breaches = [*found]
     for name, figure in figures.items():
-        breaches += _breaches(name, figure, bounds)
+        breaches += breaches_of(name, figure, bounds)
     if breaches:
         raise ParityError(
             "the parity gate failed: the built target does not agree with the PyTorch original",
             problems=breaches,
             hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
         )
-    return figures
 
 
-def _rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
+def parity_text() -> str:
+    """The text that ships to compare models on."""
+    return _TEXT.read_text(encoding="utf-8")
+
+
+def token_rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
     """Token rows to compare on: the adapter's own prompts, then the shipped text."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     rows = [tokenizer.encode(prompt)[:_ROW_TOKENS] for prompt in prompts]
-    text = tokenizer.encode(_TEXT.read_text(encoding="utf-8"))
+    text = tokenizer.encode(parity_text())
     count = sum(len(row) for row in rows)
     # A second pass half a row later, where a tokenizer makes few tokens of the text.
     starts = [*range(0, len(text), _ROW_TOKENS), *range(_ROW_TOKENS // 2, len(text), _ROW_TOKENS)]
@@ -227,13 +251,14 @@ def _compare_empty_sockets(
     ]
 
 
-def _compare_weights(
+def compare_weights(
     reference: TorchReference,
     weights: Mapping[str, QuantizedWeight],
-    quantized: Mapping[str, Blocks],
     bounds: ParityBounds,
+    quantized: Mapping[str, Blocks] | None = None,
 ) -> list[str]:
     """Step (d): how far each weight lies from its float original, and from what was quantized."""
+    quantized = quantized or {}
     found = []
     for name, weight in weights.items():
         original = reference.weight(name)
@@ -281,7 +306,7 @@ def _measure(
         last.add(shipped[-1:], sessions.last(row, onnx))
         nll.add(shipped, row)
         nll_expected.add(expected, row)
-        if name and effect.n < _EFFECT_POSITIONS:
+        if name and effect.n < EFFECT_POSITIONS:
             effect.add(expected, reference.logits("", row))
     return ParityFigures(
         positions=exact.n,
@@ -297,7 +322,8 @@ def _measure(
     )
 
 
-def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+    """Say every bound that an adapter's figures break (``""`` is the base)."""
     who = f"adapter '{name}'" if name else "base"
     found = []
     # Written as `not a <= b`, so that NaN is a breach.
@@ -319,6 +345,17 @@ def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[s
             found.append(
                 f"{who}: {what}: mean KL {value:.3g}, bound {bounds.shipping_max_mean_kl:.3g}"
             )
+    if (compiled := figures.compiled) is not None:
+        if not compiled.top1 >= bounds.compiled_min_top1:
+            found.append(
+                f"{who}: compiled graphs: top-1 {compiled.top1:.2%} against the uncompiled ones, "
+                f"bound {bounds.compiled_min_top1:.2%}"
+            )
+        if not compiled.mean_kl <= bounds.shipping_max_mean_kl:
+            found.append(
+                f"{who}: compiled graphs: mean KL {compiled.mean_kl:.3g} against the uncompiled "
+                f"ones, bound {bounds.shipping_max_mean_kl:.3g}"
+            )
     limit = bounds.max_nll_increase
     if limit is not None and not figures.nll_increase <= limit:
         found.append(
@@ -328,7 +365,8 @@ def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[s
     return found
 
 
-def _nll(reference: TorchReference, name: str, rows: Rows) -> float:
+def mean_nll(reference: TorchReference, name: str, rows: Rows) -> float:
+    """Mean negative log-likelihood of rows of tokens in torch, nats a token."""
     total = NllSum()
     for row in rows:
         total.add(reference.logits(name, row), row)

@@ -34,6 +34,7 @@ def quantize_base(
     base: Base,
     options: Quantization,
     *,
+    every: bool = False,
     cache_dir: Path | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Blocks]:
@@ -42,6 +43,8 @@ def quantize_base(
     Args:
         base: The float base.
         options: What was chosen.
+        every: Also return what the model builder rounds to the same numbers, if its weights are
+            float32. Float16 builders round what they have rounded to float16 before.
         cache_dir: The user's cache by default.
         on_message: Called with a line of progress.
 
@@ -56,7 +59,7 @@ def quantize_base(
     if not options.is_calibrated and not options.eight_bit_share:
         return _rounded(
             base,
-            {name: bits for name, bits in widths(sizes, options).items() if bits != 4},
+            {name: bits for name, bits in widths(sizes, options).items() if every or bits != 4},
             options,
         )
     directory = (cache_dir or default_cache_dir()) / "quantized"
