@@ -19,6 +19,7 @@ from edgekit.quantizing.weights import (
     EMBEDDING,
     HEAD,
     float_weight,
+    has_own_head,
     is_layer_weight,
     site_of,
     weight_sizes,
@@ -57,11 +58,11 @@ def quantize_base(
     """
     sizes = weight_sizes(base)
     if not options.is_calibrated and not options.eight_bit_share:
-        return _rounded(
-            base,
-            {name: bits for name, bits in widths(sizes, options).items() if every or bits != 4},
-            options,
-        )
+        bits = widths(sizes, options)
+        if not has_own_head(base):
+            bits.pop(EMBEDDING, None)  # it reads the head's bytes
+        chosen = {name: width for name, width in bits.items() if every or width != 4}
+        return _rounded(base, chosen, options)
     directory = (cache_dir or default_cache_dir()) / "quantized"
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{_key(base, options)}.safetensors"
