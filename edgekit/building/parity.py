@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,10 +37,16 @@ MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
 # Enough to see whether an adapter moves the base at all; its own prompts come first.
 _EFFECT_POSITIONS = 256
-_PLAIN_AND_SOCKETED = ("base.onnx", "model.onnx")
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
+
+
+class Reference(Protocol):
+    """What a built graph is compared with."""
+
+    def logits(self, adapter: str, row: Sequence[int], /) -> Any:
+        """Logits (positions, vocabulary) with an adapter, or without one for ``""``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +75,8 @@ class ParityFigures:
         shipping_top1: Step (c).
         last_logits_mean_kl: The generating graph's last position against the scoring graph's.
         nll_torch: Mean negative log-likelihood in torch, nats: on the weights that the adapter was
-            trained on, which are the float base's unless it was trained on a target's.
+            trained on, which are the float base's unless it was trained on a target's; None for
+            an ONNX model that somebody else built, whose float weights are not known.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
         placement: Execution provider to the nodes of the shipping graph that it computed.
@@ -81,15 +88,15 @@ class ParityFigures:
     shipping_mean_kl: float
     shipping_top1: float
     last_logits_mean_kl: float
-    nll_torch: float
+    nll_torch: float | None
     nll_shipping: float
     effect_kl: float | None
     placement: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def nll_increase(self) -> float:
-        """Step (d): nats per token that quantization costs."""
-        return self.nll_shipping - self.nll_torch
+    def nll_increase(self) -> float | None:
+        """Step (d): nats per token that quantization costs; None where that cannot be known."""
+        return None if self.nll_torch is None else self.nll_shipping - self.nll_torch
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
@@ -131,17 +138,22 @@ def check_parity(
     Raises:
         ParityError: With every breach and its figures.
     """
+    from transformers import AutoTokenizer
+
     threads = threads or os.cpu_count() or 1
     figures = {}
     with quiet_libraries():
-        tokens = {name: _rows(base, files.prompts) for name, files in adapters.items()}
+        encode = AutoTokenizer.from_pretrained(base.path).encode
+        tokens = {name: token_rows(encode, files.prompts) for name, files in adapters.items()}
         if check_base:
-            tokens = {"": _rows(base, ())} | tokens
+            tokens = {"": token_rows(encode, ())} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
         breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, contract, _rows(base, ()), threads)
+        breaches += compare_empty_sockets(
+            target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
+        )
         peft = {name: files.peft for name, files in adapters.items()}
         sessions = TargetSessions(target, threads, provider)
         with torch_reference(base, peft) as reference:
@@ -160,59 +172,76 @@ def check_parity(
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
-                figures[name] = _measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
+                figures[name] = measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
     for name, figure in figures.items():
-        breaches += _breaches(name, figure, bounds)
-    if breaches:
-        raise ParityError(
-            "the parity gate failed: the built target does not agree with the PyTorch original",
-            problems=breaches,
-            hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
-        )
+        breaches += breaches_of(name, figure, bounds)
+    refuse_breaches(breaches)
     return figures
 
 
-def _rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
-    """Token rows to compare on: the adapter's own prompts, then the shipped text."""
-    from transformers import AutoTokenizer
+def refuse_breaches(breaches: Sequence[str], original: str = "the PyTorch original") -> None:
+    """Raise ParityError if there is any breach of agreement with the original."""
+    if breaches:
+        raise ParityError(
+            f"the parity gate failed: the built target does not agree with {original}",
+            problems=breaches,
+            hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
+        )
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
-    rows = [tokenizer.encode(prompt)[:_ROW_TOKENS] for prompt in prompts]
-    text = tokenizer.encode(_TEXT.read_text(encoding="utf-8"))
+
+def token_rows(encode: Callable[[str], Sequence[int]], prompts: Sequence[str]) -> list[list[int]]:
+    """Token rows to compare on: the adapter's own prompts, then the shipped text.
+
+    Args:
+        encode: Text to tokens, with those that begin every text.
+        prompts: The adapter's own.
+    """
+    rows = [list(encode(prompt)[:_ROW_TOKENS]) for prompt in prompts]
+    text = list(encode(_TEXT.read_text(encoding="utf-8")))
+    # Models that were trained with a token before every text compute nonsense without it.
+    first = list(encode(""))
+    first = first if text[: len(first)] == first else []
+    text, length = text[len(first) :], _ROW_TOKENS - len(first)
     count = sum(len(row) for row in rows)
     # A second pass half a row later, where a tokenizer makes few tokens of the text.
-    starts = [*range(0, len(text), _ROW_TOKENS), *range(_ROW_TOKENS // 2, len(text), _ROW_TOKENS)]
+    starts = [*range(0, len(text), length), *range(length // 2, len(text), length)]
     for start in starts:
         if count >= MIN_POSITIONS:
             break
-        rows.append(text[start : start + _ROW_TOKENS])
+        rows.append([*first, *text[start : start + length]])
         count += len(rows[-1])
     return [row for row in rows if len(row) > 1]
 
 
-def _compare_empty_sockets(
-    target: Path, contract: SocketContract, rows: Rows, threads: int
+def compare_empty_sockets(
+    plain: Path, socketed: Path, contract: SocketContract, rows: Rows, threads: int
 ) -> list[str]:
     """Step (a): a graph with empty sockets computes what the plain graph computes.
 
     Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
     graph in float32, other parts where there are sockets, so these are compared in float32.
+
+    Args:
+        plain: The graph without sockets, in a folder that genai loads.
+        socketed: The graph with sockets, in a folder that genai loads.
+        contract: Its sockets.
+        rows: Tokens to start from.
+        threads: Intra-op threads.
     """
     starts = [list(row[:48]) for row in rows[:3]]
+    both = (plain, socketed)
     if contract.dtype == "float16":
-        graphs = (float32_logits(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED)
+        graphs = (float32_logits(graph, starts, threads) for graph in both)
         return [
             f"empty sockets differ from the plain graph on row {index}: logits by up to "
             f"{np.abs(got - expected).max():.3g}"
             for index, (expected, got) in enumerate(zip(*graphs, strict=True))
             if not np.array_equal(expected, got)
         ]
-    plain, socketed = (
-        greedy_tokens(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED
-    )
+    answers = (greedy_tokens(graph.parent, graph.name, starts, threads) for graph in both)
     return [
         f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
-        for index, (expected, got) in enumerate(zip(plain, socketed, strict=True))
+        for index, (expected, got) in enumerate(zip(*answers, strict=True))
         if expected != got
     ]
 
@@ -237,8 +266,8 @@ def _compare_weights(
     return found
 
 
-def _measure(
-    reference: TorchReference,
+def measure(
+    reference: Reference,
     sessions: TargetSessions,
     name: str,
     onnx: Path | None,
@@ -272,7 +301,8 @@ def _measure(
     )
 
 
-def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+    """A line for each bound that an adapter's figures break."""
     who = f"adapter '{name}'" if name else "base"
     found = []
     # Written as `not a <= b`, so that NaN is a breach.
@@ -295,11 +325,9 @@ def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[s
                 f"{who}: {what}: mean KL {value:.3g}, bound {bounds.shipping_max_mean_kl:.3g}"
             )
     limit = bounds.max_nll_increase
-    if limit is not None and not figures.nll_increase <= limit:
-        found.append(
-            f"{who}: quantization costs {figures.nll_increase:+.3f} nats a token, "
-            f"bound {limit:+.3f}"
-        )
+    cost = figures.nll_increase
+    if limit is not None and cost is not None and not cost <= limit:
+        found.append(f"{who}: quantization costs {cost:+.3f} nats a token, bound {limit:+.3f}")
     return found
 
 
