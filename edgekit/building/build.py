@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
@@ -13,6 +13,8 @@ from edgekit.bases import Base, resolve_base
 from edgekit.building.export import refuse_unsupported
 from edgekit.building.fit import check_fit
 from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
+from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
+from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.sessions import gate_provider
 from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
@@ -68,7 +70,8 @@ class BuildReport:
 def build(
     *,
     name: str,
-    base: str,
+    base: str | None = None,
+    base_onnx: Path | None = None,
     output: Path,
     targets: tuple[str, ...] = ("cpu",),
     adapters: Mapping[str, AdapterSource] | None = None,
@@ -84,7 +87,10 @@ def build(
 
     Args:
         name: The bundle's name.
-        base: Alias, Hub id, directory or ``.gguf`` file.
+        base: Alias, Hub id, directory or ``.gguf`` file; beside ``base_onnx``, what that was made
+            from, where adapters record it.
+        base_onnx: An int4 ONNX model that somebody else built, as onnxruntime-genai loads it: used
+            instead of an export, without PyTorch.
         output: The bundle's directory; written atomically.
         targets: Names or paths of target profiles.
         adapters: Adapter name to its source.
@@ -103,11 +109,17 @@ def build(
     refuse_existing(output, overwrite=overwrite)
     check_names(name, adapters)
     profiles = _profiles(targets, quantization, max_nll_increase)
-    on_message(f"resolving the base '{base}'")
-    resolved = resolve_base(base)
-    refuse_unsupported(resolved)
+    on_message(f"resolving the base '{base_onnx or base}'")
+    origin = None
+    if base_onnx is not None:
+        resolved = resolve_prebuilt(base_onnx)
+        profiles = {name: profile_of(resolved, profile) for name, profile in profiles.items()}
+        origin = resolve_base(base) if base is not None else None
+    else:
+        resolved = resolve_base(base or "")
+        refuse_unsupported(resolved)
     read = {
-        target: read_adapters(adapters, resolved, profile, assume_base=assume_base)
+        target: read_adapters(adapters, resolved, profile, assume_base=assume_base, origin=origin)
         for target, profile in profiles.items()
     }
     for target, profile in profiles.items():
@@ -186,19 +198,31 @@ def read_adapters(
     profile: TargetProfile,
     *,
     assume_base: bool,
+    origin: Base | None = None,
 ) -> dict[str, PeftAdapter]:
-    """Read and check every adapter for a target; the problems of all are raised at once."""
+    """Read and check every adapter for a target; the problems of all are raised at once.
+
+    Args:
+        adapters: Adapter name to its source.
+        base: What they are to run on.
+        profile: The target.
+        assume_base: Take adapters whose recorded base contradicts.
+        origin: What a prebuilt ONNX base was made from, as a person says: compared instead of it.
+    """
+    shapes = linear_shapes(base)
     read: dict[str, PeftAdapter] = {}
     errors: list[PeftAdapterError] = []
     for name, source in adapters.items():
         try:
-            read[name] = read_peft_adapter(
+            adapter = read_peft_adapter(
                 source.for_target(profile.name),
-                base,
+                origin or base,
                 name=name,
                 max_rank=profile.adapters.max_rank,
                 assume_base=assume_base,
+                shapes=shapes,
             )
+            read[name] = replace(adapter, binding="assumed") if base.is_prebuilt else adapter
         except PeftAdapterError as err:
             errors.append(err)
     if len(errors) == 1:
@@ -247,16 +271,27 @@ def _check_targets(
             figures[target] = figures[same]
             continue
         with clock.time(target):
-            figures[target] = check_parity(
-                directory,
-                base,
-                contracts[target],
-                files[target],
-                profile.parity,
-                quantized=quantize_base(base, profile.quantization, on_message=on_message),
-                provider=provider,
-                on_message=on_message,
-            )
+            if base.is_prebuilt:
+                figures[target] = check_prebuilt_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    provider=provider,
+                    on_message=on_message,
+                )
+            else:
+                figures[target] = check_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    quantized=quantize_base(base, profile.quantization, on_message=on_message),
+                    provider=provider,
+                    on_message=on_message,
+                )
         done.append((what, target))
     return figures
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.dequantize import quantized_weights
-from edgekit.building.export import export_base, is_prefused
+from edgekit.building.export import export_base
 from edgekit.building.reference import replace_weights
 from edgekit.building.sockets import find_sockets
 from edgekit.targets import TargetProfile
@@ -39,7 +39,7 @@ def use_device_weights(
         graph,
         max_rank=profile.adapters.max_rank,
         dtype=profile.io_dtype,
-        prefused=is_prefused(base),
+        prefused=base.is_prefused,
     )
     weights = quantized_weights(graph, contract)
     replace_weights(model, {name: weight.values for name, weight in weights.items()})

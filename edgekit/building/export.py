@@ -107,11 +107,6 @@ def _scaled_rope(base: Base) -> str | None:
     return next((kind for kind in kinds if kind not in (None, "default")), None)
 
 
-def is_prefused(base: Base) -> bool:
-    """Whether a base's checkpoint has q/k/v and gate/up in one linear each."""
-    return base.architecture == "Phi3ForCausalLM"
-
-
 def builder_options(profile: TargetProfile) -> dict[str, str]:
     """The model builder's ``--extra_options`` for a profile, all pinned."""
     quantization = profile.quantization

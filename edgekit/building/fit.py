@@ -1,11 +1,13 @@
 """Does a base fit a target and this machine? Asked before any work is done."""
 
 import shutil
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from edgekit.adapters.peft_dir import PeftAdapter, base_linear_shapes
 from edgekit.bases import Base, default_cache_dir
+from edgekit.building.prebuilt import decoder_config, graph_files
 from edgekit.errors import BaseModelError, BuildError
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import TargetProfile
@@ -43,6 +45,8 @@ def check_fit(
             f"{profile.memory_budget_bytes / _GIB:.2f} GiB"
         )
     float_bytes = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
+    if base.is_prebuilt:
+        float_bytes = 8 * weights  # the gate dequantizes 4 bits to 32
     disk_needed = 3 * weights + plugged
     for place in (output, default_cache_dir()):
         free = shutil.disk_usage(_existing_parent(place)).free
@@ -69,6 +73,8 @@ def check_fit(
 
 def weight_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the quantized weights: packed values and one float32 scale a block."""
+    if base.is_prebuilt:
+        return sum(path.stat().st_size for path in graph_files(base.path))
     quantization = profile.quantization
     scale = 4 / quantization.block_size
     elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
@@ -82,6 +88,10 @@ def weight_bytes(base: Base, profile: TargetProfile) -> int:
 
 def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the float32 key-value cache for the target's whole context."""
+    if base.is_prebuilt:
+        decoder = decoder_config(base.path)
+        sizes = (decoder[key] for key in ("num_hidden_layers", "num_key_value_heads", "head_size"))
+        return 2 * 4 * prod(sizes) * profile.context_length
     from optimum.utils import NormalizedTextConfigWithGQA
 
     config = _load_config(base)

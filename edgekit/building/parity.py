@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,10 +49,16 @@ EFFECT_POSITIONS = 256
 _MAX_WEIGHT_ERROR_SHARE = 0.5
 # float16 scales round what was quantized, by up to 0.07 steps at the end of an 8-bit range.
 _MAX_STEPS_FROM_QUANTIZED = 0.1
-_PLAIN_AND_SOCKETED = ("base.onnx", "model.onnx")
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
+
+
+class Reference(Protocol):
+    """What a built graph is compared with."""
+
+    def logits(self, adapter: str, row: Sequence[int], /) -> Any:
+        """Logits (positions, vocabulary) with an adapter, or without one for ``""``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +87,8 @@ class ParityFigures:
         shipping_top1: Step (c).
         last_logits_mean_kl: The generating graph's last position against the scoring graph's.
         nll_torch: Mean negative log-likelihood in torch, nats: on the weights that the adapter was
-            trained on, which are the float base's unless it was trained on a target's.
+            trained on, which are the float base's unless it was trained on a target's; None for
+            an ONNX model that somebody else built, whose float weights are not known.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
         placement: Execution provider to the nodes of the shipping graph that it computed.
@@ -94,16 +101,16 @@ class ParityFigures:
     shipping_mean_kl: float
     shipping_top1: float
     last_logits_mean_kl: float
-    nll_torch: float
+    nll_torch: float | None
     nll_shipping: float
     effect_kl: float | None
     placement: Mapping[str, int] = field(default_factory=dict)
     compiled: CompiledFigures | None = None
 
     @property
-    def nll_increase(self) -> float:
-        """Step (d): nats per token that quantization costs."""
-        return self.nll_shipping - self.nll_torch
+    def nll_increase(self) -> float | None:
+        """Step (d): nats per token that quantization costs; None where that cannot be known."""
+        return None if self.nll_torch is None else self.nll_shipping - self.nll_torch
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
@@ -145,6 +152,8 @@ def check_parity(
     Raises:
         ParityError: With every breach and its figures.
     """
+    from transformers import AutoTokenizer
+
     threads = threads or os.cpu_count() or 1
     if (target / LAYOUT_FILE).is_file():
         from edgekit.building.qnn.gate import check_static_parity
@@ -154,15 +163,18 @@ def check_parity(
         )
     figures = {}
     with quiet_libraries():
-        tokens = {name: token_rows(base, files.prompts) for name, files in adapters.items()}
+        encode = AutoTokenizer.from_pretrained(base.path).encode
+        tokens = {name: token_rows(encode, files.prompts) for name, files in adapters.items()}
         if check_base:
-            tokens = {"": token_rows(base, ())} | tokens
+            tokens = {"": token_rows(encode, ())} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
         graph = Graph(folder=target, filename="base.onnx", threads=1, lock=TurnLock())
         breaches = compare_tokenizing(graph.new_tokenizer(), base, [parity_text(), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, contract, token_rows(base, ()), threads)
+        breaches += compare_empty_sockets(
+            target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
+        )
         peft = {name: files.peft for name, files in adapters.items()}
         sessions = TargetSessions(target, threads, provider)
         with torch_reference(base, peft) as reference:
@@ -181,13 +193,16 @@ def check_parity(
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
-                figures[name] = _measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
+                figures[name] = measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
     raise_breaches(breaches, figures, bounds)
     return figures
 
 
 def raise_breaches(
-    found: list[str], figures: Mapping[str, ParityFigures], bounds: ParityBounds
+    found: Sequence[str],
+    figures: Mapping[str, ParityFigures],
+    bounds: ParityBounds,
+    original: str = "the PyTorch original",
 ) -> None:
     """Raise a ParityError if anything was found, or figures break their bounds."""
     breaches = [*found]
@@ -195,7 +210,7 @@ def raise_breaches(
         breaches += breaches_of(name, figure, bounds)
     if breaches:
         raise ParityError(
-            "the parity gate failed: the built target does not agree with the PyTorch original",
+            f"the parity gate failed: the built target does not agree with {original}",
             problems=breaches,
             hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
         )
@@ -206,47 +221,59 @@ def parity_text() -> str:
     return _TEXT.read_text(encoding="utf-8")
 
 
-def token_rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
-    """Token rows to compare on: the adapter's own prompts, then the shipped text."""
-    from transformers import AutoTokenizer
+def token_rows(encode: Callable[[str], Sequence[int]], prompts: Sequence[str]) -> list[list[int]]:
+    """Token rows to compare on: the adapter's own prompts, then the shipped text.
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
-    rows = [tokenizer.encode(prompt)[:_ROW_TOKENS] for prompt in prompts]
-    text = tokenizer.encode(parity_text())
+    Args:
+        encode: Text to tokens, with those that begin every text.
+        prompts: The adapter's own.
+    """
+    rows = [list(encode(prompt)[:_ROW_TOKENS]) for prompt in prompts]
+    text = list(encode(parity_text()))
+    # Models that were trained with a token before every text compute nonsense without it.
+    first = list(encode(""))
+    first = first if text[: len(first)] == first else []
+    text, length = text[len(first) :], _ROW_TOKENS - len(first)
     count = sum(len(row) for row in rows)
     # A second pass half a row later, where a tokenizer makes few tokens of the text.
-    starts = [*range(0, len(text), _ROW_TOKENS), *range(_ROW_TOKENS // 2, len(text), _ROW_TOKENS)]
+    starts = [*range(0, len(text), length), *range(length // 2, len(text), length)]
     for start in starts:
         if count >= MIN_POSITIONS:
             break
-        rows.append(text[start : start + _ROW_TOKENS])
+        rows.append([*first, *text[start : start + length]])
         count += len(rows[-1])
     return [row for row in rows if len(row) > 1]
 
 
-def _compare_empty_sockets(
-    target: Path, contract: SocketContract, rows: Rows, threads: int
+def compare_empty_sockets(
+    plain: Path, socketed: Path, contract: SocketContract, rows: Rows, threads: int
 ) -> list[str]:
     """Step (a): a graph with empty sockets computes what the plain graph computes.
 
     Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
     graph in float32, other parts where there are sockets, so these are compared in float32.
+
+    Args:
+        plain: The graph without sockets, in a folder that genai loads.
+        socketed: The graph with sockets, in a folder that genai loads.
+        contract: Its sockets.
+        rows: Tokens to start from.
+        threads: Intra-op threads.
     """
     starts = [list(row[:48]) for row in rows[:3]]
+    both = (plain, socketed)
     if contract.dtype == "float16":
-        graphs = (float32_logits(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED)
+        graphs = (float32_logits(graph, starts, threads) for graph in both)
         return [
             f"empty sockets differ from the plain graph on row {index}: logits by up to "
             f"{np.abs(got - expected).max():.3g}"
             for index, (expected, got) in enumerate(zip(*graphs, strict=True))
             if not np.array_equal(expected, got)
         ]
-    plain, socketed = (
-        greedy_tokens(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED
-    )
+    answers = (greedy_tokens(graph.parent, graph.name, starts, threads) for graph in both)
     return [
         f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
-        for index, (expected, got) in enumerate(zip(plain, socketed, strict=True))
+        for index, (expected, got) in enumerate(zip(*answers, strict=True))
         if expected != got
     ]
 
@@ -287,8 +314,8 @@ def compare_weights(
     return found
 
 
-def _measure(
-    reference: TorchReference,
+def measure(
+    reference: Reference,
     sessions: TargetSessions,
     name: str,
     onnx: Path | None,
@@ -357,11 +384,9 @@ def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list
                 f"ones, bound {bounds.shipping_max_mean_kl:.3g}"
             )
     limit = bounds.max_nll_increase
-    if limit is not None and not figures.nll_increase <= limit:
-        found.append(
-            f"{who}: quantization costs {figures.nll_increase:+.3f} nats a token, "
-            f"bound {limit:+.3f}"
-        )
+    cost = figures.nll_increase
+    if limit is not None and cost is not None and not cost <= limit:
+        found.append(f"{who}: quantization costs {cost:+.3f} nats a token, bound {limit:+.3f}")
     return found
 
 

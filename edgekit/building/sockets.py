@@ -114,9 +114,14 @@ def _optional_input(
     return value
 
 
+def is_layer_matmul(node: ir.Node) -> bool:
+    """Whether a node is a quantized matmul that gets a socket."""
+    return node.op_type == "MatMulNBits" and bool(_LAYER_MATMUL.match(node.name or ""))
+
+
 def _matmuls(model: ir.Model) -> Iterator[ir.Node]:
     for node in model.graph:
-        if node.op_type == "MatMulNBits" and _LAYER_MATMUL.match(node.name or ""):
+        if is_layer_matmul(node):
             yield node
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import onnx_ir as ir
 
 from edgekit.bases import Base
-from edgekit.building.export import DIGESTS_FILE, export_base, is_prefused
+from edgekit.building.export import DIGESTS_FILE, export_base
 from edgekit.building.parity import ParityFigures
 from edgekit.building.passes import keep_last_logits, keep_whole_cache
+from edgekit.building.prebuilt import context_limits, decoder_graph
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.building.weights import FOLDER_FROM_TARGET, FOLDER_OPTION, WeightStore
 from edgekit.bundling.write import write_json
@@ -24,7 +25,9 @@ from edgekit_runtime.providers import BY_NAME
 GRAPHS = {"base": "base.onnx", "model": "model.onnx", "score": "score.onnx"}
 STATIC_GRAPHS = {name: f"{name}.onnx" for name in ("prefill", "decode", "embed", "head")}
 SOCKETS_FILE = "sockets.json"
-_EXPORTED = {"model.onnx", "model.onnx.data", DIGESTS_FILE}
+# genai's configuration and the tokenizer's files.
+_BESIDE_A_GRAPH = {".json", ".jinja", ".model", ".txt"}
+_NOT_FOR_DEVICES = {DIGESTS_FILE, "config.json", "LICENSE.txt", "requirements.txt"}
 
 
 def write_target(
@@ -44,14 +47,14 @@ def write_target(
         from edgekit.building.qnn.target_dir import write_static_target
 
         return write_static_target(directory, base, profile, on_message)
-    exported = export_base(base, profile, on_message=on_message)
+    exported = base.path if base.is_prebuilt else export_base(base, profile, on_message=on_message)
     directory.mkdir(parents=True)
     for file in sorted(exported.iterdir()):
-        if file.name not in _EXPORTED:
+        if file.suffix in _BESIDE_A_GRAPH and file.name not in _NOT_FOR_DEVICES:
             shutil.copyfile(file, directory / file.name)
     on_message("adding sockets")
     contract = _write_graphs(
-        exported / "model.onnx", directory, profile, store, prefused=is_prefused(base)
+        decoder_graph(exported), directory, profile, store, prefused=base.is_prefused
     )
     write_json(directory / SOCKETS_FILE, contract.to_dict())
     _write_genai_config(directory / "genai_config.json", profile, context_length(base, profile))
@@ -91,6 +94,8 @@ def verified_on(figures: ParityFigures) -> str:
     if figures.compiled is not None:
         return figures.compiled.device
     library = f"onnxruntime {version('onnxruntime')}"
+    if figures.nll_torch is None:
+        library += ", without the float model"
     if len(figures.placement) == 1:
         return f"{next(iter(figures.placement))} {library}"
     shares = [f"{name} ({count} nodes)" for name, count in sorted(figures.placement.items())]
@@ -103,6 +108,8 @@ def context_length(base: Base, profile: TargetProfile) -> int:
     Beyond ``original_max_position_embeddings`` longrope (Phi-3, Phi-4-mini) turns every key by
     other factors, those of the past too, and a key-value cache holds them as they were.
     """
+    if base.is_prebuilt:
+        return min(profile.context_length, *context_limits(base))
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     own = (config.get(f"{kind}max_position_embeddings") for kind in ("", "original_"))
     return min(profile.context_length, *(int(limit) for limit in own if limit))

@@ -21,6 +21,10 @@ def build_command(
     base: Annotated[
         str | None, typer.Option(help="Alias, Hub id, Hugging Face directory, or .gguf file.")
     ] = None,
+    base_onnx: Annotated[
+        Path | None,
+        typer.Option(help="Somebody's int4 ONNX Runtime GenAI folder, taken instead of an export."),
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", help="NAME=PATH of a PEFT directory.")
     ] = None,
@@ -56,10 +60,13 @@ def build_command(
         edgekit build bundles/demo/bundle.yaml
         edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
+        edgekit build --base-onnx downloads/phi-int4 --adapter legal=adapters/legal -o bundles/legal
     """
     from edgekit_runtime.cli.console import console, write_json
 
-    arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
+    arguments = _arguments(
+        recipe, base, base_onnx, adapter or [], target or [], output, name, set_ or []
+    )
     if quantization is not None:
         arguments["quantization"] = quantization
     if text is not None and not report_quantization:
@@ -112,6 +119,7 @@ def _costs(
 def _arguments(
     recipe: Path | None,
     base: str | None,
+    base_onnx: Path | None,
     adapters: list[str],
     targets: list[str],
     output: Path | None,
@@ -129,15 +137,18 @@ def _arguments(
         raise typer.BadParameter("--set needs a recipe")
     if base:
         arguments["base"] = base
+    if base_onnx:
+        arguments["base_onnx"] = base_onnx
     if output:
         arguments["output"] = output
     if targets:
         arguments["targets"] = tuple(targets)
     if adapters:
         arguments["adapters"] = arguments.get("adapters", {}) | _parse_adapters(adapters)
-    missing = [flag for flag in ("base", "output") if flag not in arguments]
+    missing = [] if {"base", "base_onnx"} & set(arguments) else ["--base or --base-onnx"]
+    missing += [] if "output" in arguments else ["--output"]
     if missing:
-        flags = " and ".join(f"--{flag}" for flag in missing)
+        flags = " and ".join(missing)
         raise typer.BadParameter(f"give a recipe, or say {flags}")
     arguments["name"] = name or arguments.get("name") or arguments["output"].resolve().name
     return arguments
@@ -155,6 +166,11 @@ def _parse_adapters(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"--adapter {key!r} is given twice")
         parsed[key] = AdapterSource(path=Path(path))
     return parsed
+
+
+def _show(figure: float | None, form: str) -> str:
+    """A figure, or nothing where it could not be measured."""
+    return "" if figure is None else format(figure, form)
 
 
 def _to_json(report: "BuildReport") -> dict[str, Any]:
@@ -190,13 +206,13 @@ def _print(report: "BuildReport") -> None:
             add_row(
                 table,
                 adapter or "(base)",
-                "" if figure.effect_kl is None else f"{figure.effect_kl:.2g}",
+                _show(figure.effect_kl, ".2g"),
                 f"{figure.exact_mean_kl:.1e}",
                 f"{figure.exact_top1:.2%}",
                 f"{figure.shipping_mean_kl:.1e}",
-                f"{figure.nll_torch:.3f}",
+                _show(figure.nll_torch, ".3f"),
                 f"{figure.nll_shipping:.3f}",
-                f"{figure.nll_increase:+.3f}",
+                _show(figure.nll_increase, "+.3f"),
             )
         screen.print(table)
     if len(report.seconds) > 1:

@@ -67,9 +67,14 @@ def check_static_parity(
         ) as runners,
         torch_reference(base, peft) as reference,
     ):
-        tokens = {name: _fit(token_rows(base, a.prompts), longest) for name, a in adapters.items()}
+        from transformers import AutoTokenizer
+
+        encode = AutoTokenizer.from_pretrained(base.path).encode
+        tokens = {
+            name: _fit(token_rows(encode, a.prompts), longest) for name, a in adapters.items()
+        }
         if check_base:
-            tokens = {"": _fit(token_rows(base, ()), longest)} | tokens
+            tokens = {"": _fit(token_rows(encode, ()), longest)} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = [prompt for files in adapters.values() for prompt in files.prompts]
         texts = [parity_text(), *dict.fromkeys(prompts)]
