@@ -50,11 +50,11 @@ def export_base(
         BuildError: If the architecture is unsupported, or the builder fails (with its last words).
     """
     refuse_unsupported(base)
-    exports = (cache_dir or default_cache_dir()) / "exports"
+    target = export_path(base, profile, cache_dir=cache_dir)
+    exports = target.parent
     exports.mkdir(parents=True, exist_ok=True)
-    target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
-        if _is_intact(target):
+        if is_intact(target):
             on_message("int4 graph found in the cache")
             return target
         on_message("exporting the base to int4 ONNX (model builder)")
@@ -73,6 +73,11 @@ def export_base(
             (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
             out.replace(target)
     return target
+
+
+def export_path(base: Base, profile: TargetProfile, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps a base's export for a profile; :func:`is_intact` says if it is there."""
+    return (cache_dir or default_cache_dir()) / "exports" / _export_key(base, profile)
 
 
 def refuse_unsupported(base: Base) -> None:
@@ -131,7 +136,7 @@ def _digests(export: Path) -> dict[str, str]:
     }
 
 
-def _is_intact(export: Path) -> bool:
+def is_intact(export: Path) -> bool:
     """Whether a cached export is there and is what was written."""
     try:
         stored = json.loads((export / DIGESTS_FILE).read_text(encoding="utf-8"))

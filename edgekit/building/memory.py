@@ -119,12 +119,20 @@ def adapter_bytes(
     return elements * _number_bytes(profile)
 
 
+def adapter_layout(profile: TargetProfile) -> tuple[object, ...]:
+    """What a converted adapter depends on: targets of one layout share its file."""
+    packs_mlp = profile.builder != "static"
+    packs_qkv = profile.builder not in {"dml", "static"}
+    return (profile.io_dtype, profile.adapters.mechanism, packs_qkv, packs_mlp)
+
+
 def _socket_of(module: str, profile: TargetProfile) -> str:
     """The graph's linear that holds a projection: DirectML's and static graphs pack no q/k/v."""
     block, _, projection = module.rpartition(".")
-    if projection in {"gate_proj", "up_proj"} and profile.builder != "static":
+    *_, packs_qkv, packs_mlp = adapter_layout(profile)
+    if projection in {"gate_proj", "up_proj"} and packs_mlp:
         return f"{block}.gate_up_proj"
-    if projection in {"q_proj", "k_proj", "v_proj"} and profile.builder not in {"dml", "static"}:
+    if projection in {"q_proj", "k_proj", "v_proj"} and packs_qkv:
         return f"{block}.qkv_proj"
     return module
 
@@ -179,3 +187,10 @@ def _runtime_bytes(shape: BaseShape) -> int:
 
 def _number_bytes(profile: TargetProfile) -> int:
     return int(np.dtype(profile.io_dtype).itemsize)
+
+
+def show_bytes(n_bytes: int) -> str:
+    """A size for people, in the powers of two of memory budgets: ``1.25 GiB``, ``93.1 MiB``."""
+    if abs(n_bytes) >= 1 << 30:
+        return f"{n_bytes / (1 << 30):.2f} GiB"
+    return f"{n_bytes / (1 << 20):.1f} MiB"

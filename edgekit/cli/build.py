@@ -36,6 +36,9 @@ def build_command(
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write no bundle.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch.
@@ -43,11 +46,13 @@ def build_command(
     Examples:
         edgekit build bundles/demo/bundle.yaml
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
+        edgekit build bundles/demo/bundle.yaml --target cpu --target cuda --dry-run
     """
     from edgekit_runtime.cli.console import console, write_json
 
     arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
     screen = console(stderr=True)
+    settings = {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     with screen.status("building …") as status:
 
         def show(message: str) -> None:
@@ -55,19 +60,21 @@ def build_command(
             if not screen.is_terminal:
                 screen.print(message, markup=False, highlight=False)
 
-        from edgekit.building.build import build
+        plan = report = None
+        if dry_run:
+            from edgekit.building.plan import plan_build
 
-        report = build(
-            **arguments,
-            parity=parity,
-            assume_base=assume_base,
-            overwrite=overwrite,
-            on_message=show,
-        )
-    if as_json:
-        write_json(_to_json(report))
-    else:
-        _print(report)
+            plan = plan_build(**arguments, **settings, on_message=show)
+        else:
+            from edgekit.building.build import build
+
+            report = build(**arguments, **settings, on_message=show)
+    if plan is not None:
+        from edgekit.cli.build_plan import show_plan
+
+        write_json(plan.to_dict()) if as_json else show_plan(plan)
+    elif report is not None:
+        write_json(_to_json(report)) if as_json else _print(report)
 
 
 def _arguments(

@@ -69,7 +69,7 @@ app = group_of(
         ),
         "targets": Mount(
             source="edgekit.cli.targets:app",
-            summary="List and show the device profiles that bundles are built for.",
+            summary="List, show and check the device profiles that bundles are built for.",
             panel=_LOOK,
         ),
         "doctor": Mount(
