@@ -1,4 +1,4 @@
-"""What this machine can do with a target profile: build it, verify it, run it; and what to install."""
+"""What this machine can do with a target: build, verify, run it; and what to install."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -76,7 +76,7 @@ def export_base(
 
 
 def export_path(base: Base, profile: TargetProfile, *, cache_dir: Path | None = None) -> Path:
-    """Where the cache keeps a base's export for a profile; :func:`is_intact` says if it is there."""
+    """Where the cache keeps a base's export for a profile, there or not (:func:`is_intact`)."""
     return (cache_dir or default_cache_dir()) / "exports" / _export_key(base, profile)
 
 

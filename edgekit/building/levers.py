@@ -1,4 +1,4 @@
-"""What would make a target fit its memory budget: each change with what it saves, and which suffice."""
+"""What would make a target fit its memory budget: what each change saves, and which suffice."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

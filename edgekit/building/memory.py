@@ -69,7 +69,9 @@ def memory_need(
     sizes = [adapter_bytes(modules, shape, profile) for modules in adapters]
     is_cpu = profile.execution_provider == CPU
     return MemoryNeed(
-        weights_bytes=_packed_weight_bytes(shape, profile) if is_cpu else disk_bytes(shape, profile),
+        weights_bytes=_packed_weight_bytes(shape, profile)
+        if is_cpu
+        else disk_bytes(shape, profile),
         cache_bytes=_cache_bytes(shape, profile),
         # The runtime unloads what was not used for long, but never the one in use.
         adapter_bytes=min(sum(sizes), max([DEFAULT_ADAPTER_BUDGET_BYTES, *sizes])),
@@ -96,9 +98,7 @@ def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     return size + shape.max_positions * shape.head_size * number
 
 
-def adapter_bytes(
-    modules: Mapping[str, LoraPair], shape: BaseShape, profile: TargetProfile
-) -> int:
+def adapter_bytes(modules: Mapping[str, LoraPair], shape: BaseShape, profile: TargetProfile) -> int:
     """Size of a converted adapter: A's side by side, B's on a block diagonal, in every socket.
 
     Args:

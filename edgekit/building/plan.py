@@ -1,4 +1,4 @@
-"""What a build would do: steps, sizes, memory, time, and what is verified where; nothing is built."""
+"""What a build would do: steps, sizes, memory, time, what is verified where; nothing is built."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from edgekit.target_checks import TargetCheck, check_target, short_name
 from edgekit.targets import TargetProfile
 
 TIMED_ON = (
-    "one core of an AMD Zen 5 (AVX512-VNNI), SmolLM2-135M and a random base of 200 million weights; "
-    "longer on a busy or older machine, shorter with more cores"
+    "by what SmolLM2-135M took on one core of an AMD Zen 5 (AVX512-VNNI); longer on a busy or "
+    "older machine, shorter with more cores"
 )
 # Processor seconds of `edgekit build` with OMP_NUM_THREADS=1 on that machine: exports of 2, 135 and
 # 200 million weights took 8, 14 and 17; of 135 million, graphs and digests took 3, the gate of the

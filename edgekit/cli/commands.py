@@ -74,7 +74,8 @@ app = group_of(
         ),
         "doctor": Mount(
             source="edgekit.cli.doctor:doctor_command",
-            summary="Check this machine: versions, memory, disk, providers, cache.",
+            summary="Check this machine: versions, devices, cache, and what it can do with each "
+            "target.",
             panel=_LOOK,
         ),
     },
