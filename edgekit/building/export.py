@@ -53,9 +53,9 @@ def export_base(
         BuildError: If the architecture is unsupported, or the builder fails (with its last words).
     """
     refuse_unsupported(base)
-    exports = (cache_dir or default_cache_dir()) / "exports"
+    target = export_path(base, profile, cache_dir=cache_dir)
+    exports = target.parent
     exports.mkdir(parents=True, exist_ok=True)
-    target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
         if is_intact(target):
             on_message("int4 graph found in the cache")
@@ -81,6 +81,11 @@ def export_base(
             (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
+
+
+def export_path(base: Base, profile: TargetProfile, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps a base's export for a profile, there or not (:func:`is_intact`)."""
+    return (cache_dir or default_cache_dir()) / "exports" / _export_key(base, profile)
 
 
 def refuse_unsupported(base: Base) -> None:

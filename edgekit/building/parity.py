@@ -27,7 +27,7 @@ from edgekit.building.agreement import Agreement, NllSum
 from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
-from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
+from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens, open_sessions
 from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
@@ -176,7 +176,8 @@ def check_parity(
             target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
         )
         peft = {name: files.peft for name, files in adapters.items()}
-        sessions = TargetSessions(target, threads, provider)
+        probe = token_rows(encode, ())[0][:4]
+        sessions = open_sessions(target, threads, provider, probe, on_message)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}

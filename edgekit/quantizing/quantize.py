@@ -105,8 +105,8 @@ def _calibrated(
     sites: tuple[str, ...] = ()
     if options.eight_bit_share:
         on_message("measuring which layers need 8 bits")
-        layers = _rounded(base, {name: 4 for name in sizes if is_layer_weight(name)}, options)
-        parts = kl_by_site(model, layers, rows)
+        rounded = _rounded(base, {name: 4 for name in sizes if is_layer_weight(name)}, options)
+        parts = kl_by_site(model, rounded, rows)
         sites = most_sensitive(parts, _site_sizes(sizes), options.eight_bit_share)
     bits = widths(sizes, options, sites)
     names = dict(model.named_parameters(remove_duplicate=False))
@@ -121,9 +121,9 @@ def _calibrated(
     blocks = _rounded(base, ends, options)
     layers = {name: width for name, width in bits.items() if is_layer_weight(name)}
     if options.algorithm == "gptq":
-        for name, rounded in round_with_gptq(model, layers, rows, block_size=options.block_size):
+        for name, block in round_with_gptq(model, layers, rows, block_size=options.block_size):
             on_message(f"gptq: {name}")
-            blocks[name] = rounded
+            blocks[name] = block
         return blocks
     blocks |= _rounded(base, layers, options)
     steps = options.calibration.steps
