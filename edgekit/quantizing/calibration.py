@@ -69,7 +69,8 @@ def cached_rows(
             written = Path(temporary) / file.name
             save_file({"rows": rows}, written)
             written.replace(file)
-    return load_file(file)["rows"]
+    kept: torch.Tensor = load_file(file)["rows"]
+    return kept
 
 
 def _sample(

@@ -124,9 +124,9 @@ def _calibrated(
     blocks = _rounded(base, ends, options)
     layers = {name: width for name, width in bits.items() if is_layer_weight(name)}
     if options.algorithm == "gptq":
-        for name, rounded in round_with_gptq(model, layers, rows, block_size=options.block_size):
+        for name, block in round_with_gptq(model, layers, rows, block_size=options.block_size):
             on_message(f"gptq: {name}")
-            blocks[name] = rounded
+            blocks[name] = block
         return blocks
     blocks |= _rounded(base, layers, options)
     steps = options.calibration.steps
