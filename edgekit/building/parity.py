@@ -288,6 +288,8 @@ def compare_weights(
     """Step (d): how far each weight lies from its float original, and from what was quantized."""
     quantized = quantized or {}
     found = []
+    if HEAD in quantized and np.array_equal(reference.weight(HEAD), reference.weight(EMBEDDING)):
+        quantized = {EMBEDDING: quantized[HEAD]} | dict(quantized)
     for name, weight in weights.items():
         original = reference.weight(name)
         share = float(np.linalg.norm(weight.values - original) / np.linalg.norm(original))
@@ -296,10 +298,9 @@ def compare_weights(
                 f"{name}: {share:.0%} of its size away from the float weight, "
                 f"bound {_MAX_WEIGHT_ERROR_SHARE:.0%}"
             )
-        # An embedding without blocks of its own is tied to the head.
-        blocks = quantized.get(name) or (quantized.get(HEAD) if name == EMBEDDING else None)
-        if blocks is not None:
-            limit, what, expected = _MAX_STEPS_FROM_QUANTIZED, "quantized", blocks.values()
+        if name in quantized:
+            limit, what = _MAX_STEPS_FROM_QUANTIZED, "quantized"
+            expected = quantized[name].values()
         elif bounds.max_weight_error_steps is not None:
             limit, what, expected = bounds.max_weight_error_steps, "float", original
         else:

@@ -15,6 +15,7 @@ import edgekit_runtime
 from edgekit import recipes, targets
 from edgekit.evaluating.evaluate import EvaluationReport
 from edgekit.evaluating.metrics import METRICS, default_metrics
+from edgekit.quantizing import options as quantization
 from edgekit_runtime import card, manifest
 from edgekit_runtime.bench_report import BenchReport
 from edgekit_runtime.cli import batch
@@ -42,7 +43,8 @@ MODELS: dict[str, type[BaseModel]] = {
         recipes.AdapterSource,
         recipes.ParityRecipe,
         targets.TargetProfile,
-        targets.Quantization,
+        quantization.Quantization,
+        quantization.Calibration,
         targets.AdapterSupport,
         targets.ParityBounds,
         targets.Verification,
@@ -98,7 +100,7 @@ def test_no_page_is_left_of_a_command_that_is_gone() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_keys_of_a_file_that_people_type(name: str) -> None:
-    is_target = MODELS[name].__module__ == "edgekit.targets"
+    is_target = MODELS[name].__module__ in {"edgekit.targets", "edgekit.quantizing.options"}
     of = page(f"docs/reference/{'targets' if is_target else 'recipes'}.md")
     told = {key: cells[1] for key, cells in of.table(f"keys: {name}").items()}
     fields = MODELS[name].model_fields
