@@ -180,7 +180,7 @@ def _read_tensors(path: Path, problems: list[str]) -> dict[str, Array]:
         problems.append(f"{path.name}: missing{note if pickled else ''}")
         return {}
     try:
-        stored = deserialize(path.read_bytes())
+        stored = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as err:
         problems.append(f"{path.name}: cannot be read: {err}")
         return {}

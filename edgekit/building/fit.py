@@ -91,7 +91,7 @@ def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
     if base.is_prebuilt:
         decoder = decoder_config(base.path)
         sizes = (decoder[key] for key in ("num_hidden_layers", "num_key_value_heads", "head_size"))
-        return 2 * 4 * prod(sizes) * profile.context_length
+        return 2 * 4 * prod(int(size) for size in sizes) * profile.context_length
     from optimum.utils import NormalizedTextConfigWithGQA
 
     config = _load_config(base)
