@@ -264,6 +264,7 @@ class BundleRecipe(_Typed):
     targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("cpu",)
     adapters: dict[str, AdapterSource] = {}
     output: Path
+    quantization: str | None = None
     parity: ParityRecipe = ParityRecipe()
 
     @model_validator(mode="after")

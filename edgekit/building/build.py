@@ -2,7 +2,9 @@
 
 import filecmp
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
 from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.sessions import gate_provider
-from edgekit.building.target_dir import GRAPHS, target_record, verified_on, write_target
+from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
@@ -26,6 +28,8 @@ from edgekit.bundling.write import (
     write_manifest,
 )
 from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.quantizing.options import change
+from edgekit.quantizing.quantize import quantize_base
 from edgekit.targets import TargetProfile, load_target
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
@@ -37,16 +41,30 @@ class BuildReport:
 
     Attributes:
         parity: Target to adapter name (``""`` for the base) to figures; empty if unchecked.
+        seconds: Target to the time that its graphs, adapters and gate took.
     """
 
     output: Path
     manifest: Manifest
     parity: Mapping[str, Mapping[str, ParityFigures]]
+    seconds: Mapping[str, float]
 
     @property
     def size_bytes(self) -> int:
         """Total size of the bundle's files."""
         return sum(file.size_bytes for file in self.manifest.files)
+
+    def read_bytes(self, target: str) -> int:
+        """Size of what a device of this target reads: graphs, weights, adapters, tokenizer."""
+        record = self.manifest.targets[target]
+        adapters = {entry.files.get(target) for entry in self.manifest.adapters.values()}
+        return sum(
+            file.size_bytes
+            for file in self.manifest.files
+            if file.path.startswith(f"{record.path}/")
+            or file.path in record.weights
+            or file.path in adapters
+        )
 
 
 def build(
@@ -58,6 +76,7 @@ def build(
     targets: tuple[str, ...] = ("cpu",),
     adapters: Mapping[str, AdapterSource] | None = None,
     release: str = "0.1.0",
+    quantization: str | None = None,
     max_nll_increase: float | None = None,
     parity: bool = True,
     assume_base: bool = False,
@@ -76,6 +95,7 @@ def build(
         targets: Names or paths of target profiles.
         adapters: Adapter name to its source.
         release: The bundle's version.
+        quantization: Options other than the targets' own, such as ``tier=quality``.
         max_nll_increase: Bound on what quantization may cost, in nats a token.
         parity: Run the parity gate; without it the targets are marked as unchecked.
         assume_base: Take adapters whose recorded base name contradicts.
@@ -88,7 +108,7 @@ def build(
     adapters = adapters or {}
     refuse_existing(output, overwrite=overwrite)
     check_names(name, adapters)
-    profiles = _profiles(targets, max_nll_increase)
+    profiles = _profiles(targets, quantization, max_nll_increase)
     on_message(f"resolving the base '{base_onnx or base}'")
     origin = None
     if base_onnx is not None:
@@ -107,10 +127,12 @@ def build(
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}
+        clock = _Clock()
         for target, profile in profiles.items():
             on_message(f"target '{target}'")
             directory = root / "targets" / target
-            contracts[target] = write_target(directory, resolved, profile, store, on_message)
+            with clock.time(target):
+                contracts[target] = write_target(directory, resolved, profile, store, on_message)
         stems = file_stems(contracts)
         files = {
             target: {
@@ -123,7 +145,7 @@ def build(
         }
         figures = {}
         if parity:
-            figures = _check_targets(root, resolved, profiles, contracts, files, on_message)
+            figures = _check_targets(root, resolved, profiles, contracts, files, clock, on_message)
         records = {
             target: target_record(
                 resolved,
@@ -157,7 +179,7 @@ def build(
             targets=records,
             adapters=adapter_records,
         )
-    return BuildReport(output=output, manifest=manifest, parity=figures)
+    return BuildReport(output=output, manifest=manifest, parity=figures, seconds=clock.seconds)
 
 
 def parity_report(
@@ -213,12 +235,26 @@ def read_adapters(
     return read
 
 
+class _Clock:
+    """Adds up the time that was spent on each target."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, target: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[target] = self.seconds.get(target, 0) + time.perf_counter() - started
+
+
 def _check_targets(
     root: Path,
     base: Base,
     profiles: Mapping[str, TargetProfile],
     contracts: Mapping[str, SocketContract],
     files: Mapping[str, Mapping[str, AdapterFiles]],
+    clock: "_Clock",
     on_message: Callable[[str], None],
 ) -> dict[str, dict[str, ParityFigures]]:
     """Run the gate on every target; targets of the same graphs and adapters are checked once."""
@@ -228,28 +264,42 @@ def _check_targets(
         directory = root / "targets" / target
         on_message(f"target '{target}': the parity gate")
         provider = gate_provider(profile)
-        graphs = [(directory / graph).read_bytes() for graph in GRAPHS.values()]
-        what = (graphs, files[target], profile.parity, provider)
+        graphs = [(directory / graph).read_bytes() for graph in graphs_of(profile).values()]
+        what = (graphs, profile.quantization, files[target], profile.parity, provider)
         if same := next((name for done_what, name in done if done_what == what), None):
             on_message(f"target '{target}': its graphs are those of '{same}', checked already")
             figures[target] = figures[same]
             continue
-        check = check_prebuilt_parity if base.is_prebuilt else check_parity
-        figures[target] = check(
-            directory,
-            base,
-            contracts[target],
-            files[target],
-            profile.parity,
-            provider=provider,
-            on_message=on_message,
-        )
+        with clock.time(target):
+            if base.is_prebuilt:
+                figures[target] = check_prebuilt_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    provider=provider,
+                    on_message=on_message,
+                )
+            else:
+                figures[target] = check_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    quantized=quantize_base(base, profile.quantization, on_message=on_message),
+                    provider=provider,
+                    on_message=on_message,
+                )
         done.append((what, target))
     return figures
 
 
-def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[str, TargetProfile]:
-    """Profiles by name, with the recipe's own bound on quantization where it sets one."""
+def _profiles(
+    targets: tuple[str, ...], quantization: str | None, max_nll_increase: float | None
+) -> dict[str, TargetProfile]:
+    """Profiles by name, with the recipe's own quantization, and bound on it, where it sets them."""
     if not targets:
         raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
     profiles: dict[str, TargetProfile] = {}
@@ -260,9 +310,17 @@ def _profiles(targets: tuple[str, ...], max_nll_increase: float | None) -> dict[
                 f"target '{profile.name}' is named twice",
                 hint="Give your own profile a name of its own.",
             )
+        if quantization is not None:
+            options = change(profile.quantization, quantization)
+            profile = profile.model_copy(update={"quantization": options})
+        changes: dict[str, float | None] = {}
         if max_nll_increase is not None:
-            bounds = profile.parity.model_copy(update={"max_nll_increase": max_nll_increase})
-            profile = profile.model_copy(update={"parity": bounds})
+            changes["max_nll_increase"] = max_nll_increase
+        if profile.quantization.is_calibrated:
+            # Such weights may move by several steps; the gate compares with what was quantized.
+            changes["max_weight_error_steps"] = None
+        bounds = profile.parity.model_copy(update=changes)
+        profile = profile.model_copy(update={"parity": bounds})
         profiles[profile.name] = profile
     return profiles
 

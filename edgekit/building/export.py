@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BuildError
-from edgekit.quantizing.head import widen_head
+from edgekit.quantizing.graph import replace_weights_in
+from edgekit.quantizing.quantize import quantization_facts, quantize_base
 from edgekit.targets import TargetProfile
 from edgekit_runtime.digests import sha256_of_file
 
@@ -56,7 +57,7 @@ def export_base(
     exports.mkdir(parents=True, exist_ok=True)
     target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
-        if _is_intact(target):
+        if is_intact(target):
             on_message("int4 graph found in the cache")
             return target
         on_message("exporting the base to int4 ONNX (model builder)")
@@ -67,12 +68,17 @@ def export_base(
         with tempfile.TemporaryDirectory(dir=exports, prefix=prefix) as temporary:
             out = Path(temporary) / "model"
             _run_builder(base, profile, out, Path(temporary) / "cache")
-            quantization = profile.quantization
-            if quantization.head_bits != quantization.bits:
-                widen_head(
-                    out, base, bits=quantization.head_bits, block_size=quantization.block_size
-                )
-            (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
+            weights = quantize_base(
+                base,
+                profile.quantization,
+                every=profile.io_dtype == "float16",
+                cache_dir=cache_dir,
+                on_message=on_message,
+            )
+            if weights:
+                on_message("putting the quantized weights into the graph")
+                replace_weights_in(out, weights)
+            (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
 
@@ -106,7 +112,7 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     quantization = profile.quantization
     options = {
         "accuracy_level": str(quantization.accuracy_level),
-        "algo_config": quantization.algorithm,
+        "algo_config": "k_quant" if quantization.algorithm == "k_quant" else "default",
         "block_size": str(quantization.block_size),
         "is_symmetric": str(quantization.is_symmetric).lower(),
         "fuse_mlp_gate_up": "true",
@@ -129,7 +135,7 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
         "builder": profile.builder,
         "precision": profile.precision,
         "options": builder_options(profile),
-        "head_bits": profile.quantization.head_bits,
+        "quantization": quantization_facts(profile.quantization),
         "versions": {
             name: version(name)
             for name in ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -138,7 +144,8 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _digests(export: Path) -> dict[str, str]:
+def digests_of(export: Path) -> dict[str, str]:
+    """Digest of every file of an export, by its path in it."""
     files = sorted(export.rglob("*"))
     return {
         file.relative_to(export).as_posix(): sha256_of_file(file)
@@ -147,13 +154,13 @@ def _digests(export: Path) -> dict[str, str]:
     }
 
 
-def _is_intact(export: Path) -> bool:
+def is_intact(export: Path) -> bool:
     """Whether a cached export is there and is what was written."""
     try:
         stored = json.loads((export / DIGESTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(stored == _digests(export))
+    return bool(stored == digests_of(export))
 
 
 def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> None:

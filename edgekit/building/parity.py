@@ -7,8 +7,9 @@ a. empty sockets equal the graph without sockets, token for token;
 b. the conversion is exact: the graph with float32 compute and the adapter, against torch with
    that graph's dequantized weights and PEFT;
 c. the compute that ships (int8 activations) against the same reference;
-d. what quantization costs: every weight lies within the bound of its float original, and the
-   cost in nats per token against the weights that the adapter was trained on.
+d. what quantization costs: every weight is the one that was quantized and lies within the bound
+   of its float original, and the cost in nats per token against the weights that the adapter was
+   trained on.
 
 A breach fails the build; the bounds of (d) may be left open by the profile.
 """
@@ -23,20 +24,31 @@ import numpy as np
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
+from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
 from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
 from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
+from edgekit.quantizing.blocks import Blocks
+from edgekit.quantizing.weights import EMBEDDING, HEAD
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
 from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.locking import TurnLock
+from edgekit_runtime.native import Graph
+from edgekit_runtime.static_layout import LAYOUT_FILE
 
 MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
 # Enough to see whether an adapter moves the base at all; its own prompts come first.
-_EFFECT_POSITIONS = 256
+EFFECT_POSITIONS = 256
+# A weight that is farther off is another weight. Stock int4 moves weights by 9 % of their size;
+# two layers that were swapped are 140 % apart.
+_MAX_WEIGHT_ERROR_SHARE = 0.5
+# float16 scales round what was quantized, by up to 0.07 steps at the end of an 8-bit range.
+_MAX_STEPS_FROM_QUANTIZED = 0.1
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
@@ -80,6 +92,7 @@ class ParityFigures:
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
         placement: Execution provider to the nodes of the shipping graph that it computed.
+        compiled: What the compiled graphs do, where the target has such.
     """
 
     positions: int
@@ -92,6 +105,7 @@ class ParityFigures:
     nll_shipping: float
     effect_kl: float | None
     placement: Mapping[str, int] = field(default_factory=dict)
+    compiled: CompiledFigures | None = None
 
     @property
     def nll_increase(self) -> float | None:
@@ -100,11 +114,9 @@ class ParityFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
-        values = asdict(self) | {"nll_increase": self.nll_increase}
-        return {
-            key: float(f"{value:.4g}") if isinstance(value, float) else value
-            for key, value in values.items()
-        }
+        values = rounded(asdict(self) | {"nll_increase": self.nll_increase})
+        del values["compiled"]
+        return values if self.compiled is None else values | {"compiled": self.compiled.to_dict()}
 
 
 def check_parity(
@@ -114,6 +126,7 @@ def check_parity(
     adapters: Mapping[str, AdapterFiles],
     bounds: ParityBounds,
     *,
+    quantized: Mapping[str, Blocks] | None = None,
     check_base: bool = True,
     provider: str = "CPUExecutionProvider",
     threads: int | None = None,
@@ -127,6 +140,7 @@ def check_parity(
         contract: The target's sockets.
         adapters: By name; the base without an adapter is measured under ``""``.
         bounds: What the profile demands.
+        quantized: Weights that were put into the graph; it must still hold them.
         check_base: Also measure the base without an adapter.
         provider: Execution provider that computes the graphs that ship.
         threads: Intra-op threads of every session; equal, since int8 rounding depends on it.
@@ -141,6 +155,12 @@ def check_parity(
     from transformers import AutoTokenizer
 
     threads = threads or os.cpu_count() or 1
+    if (target / LAYOUT_FILE).is_file():
+        from edgekit.building.qnn.gate import check_static_parity
+
+        return check_static_parity(
+            target, base, contract, adapters, bounds, check_base, threads, on_message
+        )
     figures = {}
     with quiet_libraries():
         encode = AutoTokenizer.from_pretrained(base.path).encode
@@ -149,7 +169,8 @@ def check_parity(
             tokens = {"": token_rows(encode, ())} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
-        breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
+        graph = Graph(folder=target, filename="base.onnx", threads=1, lock=TurnLock())
+        breaches = compare_tokenizing(graph.new_tokenizer(), base, [parity_text(), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
         breaches += compare_empty_sockets(
             target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
@@ -160,12 +181,12 @@ def check_parity(
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
             nll_torch = {
-                name: _nll(reference, name, rows)
+                name: mean_nll(reference, name, rows)
                 for name, rows in tokens.items()
                 if name not in on_device
             }
             weights = quantized_weights(load_graph(target / "score.onnx"), contract)
-            breaches += _compare_weights(reference, weights, bounds)
+            breaches += compare_weights(reference, weights, bounds, quantized)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
             if contract.dtype == "float16":
                 reference.round_to_float16(keep=weights)
@@ -173,20 +194,31 @@ def check_parity(
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
                 figures[name] = measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
-    for name, figure in figures.items():
-        breaches += breaches_of(name, figure, bounds)
-    refuse_breaches(breaches)
+    raise_breaches(breaches, figures, bounds)
     return figures
 
 
-def refuse_breaches(breaches: Sequence[str], original: str = "the PyTorch original") -> None:
-    """Raise ParityError if there is any breach of agreement with the original."""
+def raise_breaches(
+    found: Sequence[str],
+    figures: Mapping[str, ParityFigures],
+    bounds: ParityBounds,
+    original: str = "the PyTorch original",
+) -> None:
+    """Raise a ParityError if anything was found, or figures break their bounds."""
+    breaches = [*found]
+    for name, figure in figures.items():
+        breaches += breaches_of(name, figure, bounds)
     if breaches:
         raise ParityError(
             f"the parity gate failed: the built target does not agree with {original}",
             problems=breaches,
             hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
         )
+
+
+def parity_text() -> str:
+    """The text that ships to compare models on."""
+    return _TEXT.read_text(encoding="utf-8")
 
 
 def token_rows(encode: Callable[[str], Sequence[int]], prompts: Sequence[str]) -> list[list[int]]:
@@ -197,7 +229,7 @@ def token_rows(encode: Callable[[str], Sequence[int]], prompts: Sequence[str]) -
         prompts: The adapter's own.
     """
     rows = [list(encode(prompt)[:_ROW_TOKENS]) for prompt in prompts]
-    text = list(encode(_TEXT.read_text(encoding="utf-8")))
+    text = list(encode(parity_text()))
     # Models that were trained with a token before every text compute nonsense without it.
     first = list(encode(""))
     first = first if text[: len(first)] == first else []
@@ -246,21 +278,37 @@ def compare_empty_sockets(
     ]
 
 
-def _compare_weights(
-    reference: TorchReference, weights: Mapping[str, QuantizedWeight], bounds: ParityBounds
+def compare_weights(
+    reference: TorchReference,
+    weights: Mapping[str, QuantizedWeight],
+    bounds: ParityBounds,
+    quantized: Mapping[str, Blocks] | None = None,
 ) -> list[str]:
-    """Step (d): how far each weight lies from its float original, in quantization steps."""
-    limit = bounds.max_weight_error_steps
-    if limit is None:
-        return []
+    """Step (d): how far each weight lies from its float original, and from what was quantized."""
+    quantized = quantized or {}
     found = []
     for name, weight in weights.items():
+        original = reference.weight(name)
+        share = float(np.linalg.norm(weight.values - original) / np.linalg.norm(original))
+        if not share <= _MAX_WEIGHT_ERROR_SHARE:
+            found.append(
+                f"{name}: {share:.0%} of its size away from the float weight, "
+                f"bound {_MAX_WEIGHT_ERROR_SHARE:.0%}"
+            )
+        # An embedding without blocks of its own is tied to the head.
+        blocks = quantized.get(name) or (quantized.get(HEAD) if name == EMBEDDING else None)
+        if blocks is not None:
+            limit, what, expected = _MAX_STEPS_FROM_QUANTIZED, "quantized", blocks.values()
+        elif bounds.max_weight_error_steps is not None:
+            limit, what, expected = bounds.max_weight_error_steps, "float", original
+        else:
+            continue
         steps = np.maximum(np.abs(weight.steps), np.finfo(np.float32).tiny)
-        error = np.abs(weight.values - reference.weight(name)) / steps
+        error = np.abs(weight.values - expected) / steps
         row, column = np.unravel_index(error.argmax(), error.shape)
         if not (worst := float(error[row, column])) <= limit:
             found.append(
-                f"{name}[{row}, {column}]: {worst:.3g} quantization steps from the float weight, "
+                f"{name}[{row}, {column}]: {worst:.3g} quantization steps from the {what} weight, "
                 f"bound {limit:.3g}"
             )
     return found
@@ -285,7 +333,7 @@ def measure(
         last.add(shipped[-1:], sessions.last(row, onnx))
         nll.add(shipped, row)
         nll_expected.add(expected, row)
-        if name and effect.n < _EFFECT_POSITIONS:
+        if name and effect.n < EFFECT_POSITIONS:
             effect.add(expected, reference.logits("", row))
     return ParityFigures(
         positions=exact.n,
@@ -302,7 +350,7 @@ def measure(
 
 
 def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
-    """A line for each bound that an adapter's figures break."""
+    """Say every bound that an adapter's figures break (``""`` is the base)."""
     who = f"adapter '{name}'" if name else "base"
     found = []
     # Written as `not a <= b`, so that NaN is a breach.
@@ -324,6 +372,17 @@ def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list
             found.append(
                 f"{who}: {what}: mean KL {value:.3g}, bound {bounds.shipping_max_mean_kl:.3g}"
             )
+    if (compiled := figures.compiled) is not None:
+        if not compiled.top1 >= bounds.compiled_min_top1:
+            found.append(
+                f"{who}: compiled graphs: top-1 {compiled.top1:.2%} against the uncompiled ones, "
+                f"bound {bounds.compiled_min_top1:.2%}"
+            )
+        if not compiled.mean_kl <= bounds.shipping_max_mean_kl:
+            found.append(
+                f"{who}: compiled graphs: mean KL {compiled.mean_kl:.3g} against the uncompiled "
+                f"ones, bound {bounds.shipping_max_mean_kl:.3g}"
+            )
     limit = bounds.max_nll_increase
     cost = figures.nll_increase
     if limit is not None and cost is not None and not cost <= limit:
@@ -331,7 +390,8 @@ def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list
     return found
 
 
-def _nll(reference: TorchReference, name: str, rows: Rows) -> float:
+def mean_nll(reference: TorchReference, name: str, rows: Rows) -> float:
+    """Mean negative log-likelihood of rows of tokens in torch, nats a token."""
     total = NllSum()
     for row in rows:
         total.add(reference.logits(name, row), row)

@@ -22,10 +22,9 @@ from edgekit.building.merged import MergedReference
 from edgekit.building.parity import (
     AdapterFiles,
     ParityFigures,
-    breaches_of,
     compare_empty_sockets,
     measure,
-    refuse_breaches,
+    raise_breaches,
     token_rows,
 )
 from edgekit.building.prebuilt import decoder_graph, linear_shapes
@@ -104,7 +103,5 @@ def check_prebuilt_parity(
             onnx = adapters[name].onnx if name else None
             measured = measure(reference, sessions, name, onnx, own_rows, None)
             figures[name] = replace(measured, nll_torch=None)
-    for name, figure in figures.items():
-        breaches += breaches_of(name, figure, bounds)
-    refuse_breaches(breaches, "the model as it came, each adapter merged into it")
+    raise_breaches(breaches, figures, bounds, "the model as it came, each adapter merged into it")
     return figures

@@ -28,5 +28,6 @@ def arguments_of(recipe: BundleRecipe) -> dict[str, Any]:
         "targets": recipe.targets,
         "adapters": adapters,
         "output": recipe.output,
+        "quantization": recipe.quantization,
         "max_nll_increase": recipe.parity.max_nll_increase,
     }

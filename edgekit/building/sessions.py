@@ -120,6 +120,18 @@ def greedy_tokens(
     target: Path, graph: str, starts: Sequence[Sequence[int]], threads: int
 ) -> list[list[int]]:
     """What a graph of a target answers in genai, always taking the most likely token."""
+    model = genai_model(target, graph, threads)
+    answers = []
+    for start in starts:
+        generator = greedy_generator(model, start, GREEDY_TOKENS)
+        while not generator.is_done():
+            generator.generate_next_token()
+        answers.append([int(token) for token in generator.get_sequence(0)[len(start) :]])
+    return answers
+
+
+def genai_model(target: Path, graph: str, threads: int) -> Any:
+    """A graph of a target, opened by genai."""
     import onnxruntime_genai as og
 
     config = og.Config(os.fspath(target))
@@ -127,17 +139,22 @@ def greedy_tokens(
     options = {"intra_op_num_threads": threads}
     decoder = {"filename": graph, "session_options": options}
     config.overlay(json.dumps({"model": {"decoder": decoder}}))
-    model = og.Model(config)
-    answers = []
-    for start in starts:
-        params = og.GeneratorParams(model)
-        params.set_search_options(max_length=len(start) + GREEDY_TOKENS, do_sample=False)
-        generator = og.Generator(model, params)
-        generator.append_tokens(np.array(start, np.int32))
-        while not generator.is_done():
-            generator.generate_next_token()
-        answers.append([int(token) for token in generator.get_sequence(0)[len(start) :]])
-    return answers
+    return og.Model(config)
+
+
+def greedy_generator(
+    model: Any, start: Sequence[int], n_tokens: int, *, min_tokens: int = 0
+) -> Any:
+    """A generator of the most likely tokens that has read ``start``."""
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model)
+    params.set_search_options(
+        max_length=len(start) + n_tokens, min_length=len(start) + min_tokens, do_sample=False
+    )
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.array(start, np.int32))
+    return generator
 
 
 def float32_logits(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from edgekit_runtime.manifest import TargetRecord
 from edgekit_runtime.providers import BY_NAME
 
 GRAPHS = {"base": "base.onnx", "model": "model.onnx", "score": "score.onnx"}
+STATIC_GRAPHS = {name: f"{name}.onnx" for name in ("prefill", "decode", "embed", "head")}
 SOCKETS_FILE = "sockets.json"
 # genai's configuration and the tokenizer's files.
 _BESIDE_A_GRAPH = {".json", ".jinja", ".model", ".txt"}
@@ -39,8 +40,13 @@ def write_target(
     """Export a base for a target and derive its graphs.
 
     ``base.onnx`` has no sockets, ``model.onnx`` has them, ``score.onnx`` has them and keeps the
-    logits of every position. All three read the bundle's weights.
+    logits of every position. All three read the bundle's weights. Static targets have graphs of
+    their own, see `edgekit.building.qnn.target_dir`.
     """
+    if profile.builder == "static":
+        from edgekit.building.qnn.target_dir import write_static_target
+
+        return write_static_target(directory, base, profile, on_message)
     exported = base.path if base.is_prebuilt else export_base(base, profile, on_message=on_message)
     directory.mkdir(parents=True)
     for file in sorted(exported.iterdir()):
@@ -61,11 +67,12 @@ def target_record(
     """The manifest's entry of a target whose directory was written."""
     quantization = profile.quantization.model_dump()
     path = f"targets/{profile.name}"
+    graphs = graphs_of(profile)
     return TargetRecord(
         execution_provider=profile.execution_provider,
         path=path,
-        graphs=GRAPHS,
-        weights=store.paths_of(profile.name, GRAPHS.values()),
+        graphs=graphs,
+        weights=store.paths_of(profile.name, graphs.values()) if graphs is GRAPHS else (),
         sockets=f"{path}/{SOCKETS_FILE}",
         dtype=profile.io_dtype,
         adapter_mechanism=profile.adapters.mechanism,
@@ -77,8 +84,15 @@ def target_record(
     )
 
 
+def graphs_of(profile: TargetProfile) -> Mapping[str, str]:
+    """Graph name to file name of a target."""
+    return STATIC_GRAPHS if profile.builder == "static" else GRAPHS
+
+
 def verified_on(figures: ParityFigures) -> str:
     """Where the gate ran: the providers that its nodes were given to, and the library."""
+    if figures.compiled is not None:
+        return figures.compiled.device
     library = f"onnxruntime {version('onnxruntime')}"
     if figures.nll_torch is None:
         library += ", without the float model"

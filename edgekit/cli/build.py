@@ -1,14 +1,17 @@
 """``edgekit build``: recipe or flags to a bundle."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit.cli.quantize_sweep import print_costs
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edgekit.building.build import BuildReport
+    from edgekit.building.parity import ParityFigures
 
 
 def build_command(
@@ -33,6 +36,17 @@ def build_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: key=value.")
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Other than the targets' own, such as tier=quality or head_bits=8."),
+    ] = None,
+    report_quantization: Annotated[
+        bool,
+        typer.Option("--report-quantization", help="Perplexity and KL against the float base."),
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="What to report on; a short text of our own by default.")
+    ] = None,
     parity: Annotated[bool, typer.Option(help="Run the parity gate.")] = True,
     assume_base: Annotated[
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
@@ -44,6 +58,7 @@ def build_command(
 
     Examples:
         edgekit build bundles/demo/bundle.yaml
+        edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
         edgekit build --base-onnx downloads/phi-int4 --adapter legal=adapters/legal -o bundles/legal
     """
@@ -52,6 +67,10 @@ def build_command(
     arguments = _arguments(
         recipe, base, base_onnx, adapter or [], target or [], output, name, set_ or []
     )
+    if quantization is not None:
+        arguments["quantization"] = quantization
+    if text is not None and not report_quantization:
+        raise typer.BadParameter("--text needs --report-quantization")
     screen = console(stderr=True)
     with screen.status("building …") as status:
 
@@ -69,10 +88,32 @@ def build_command(
             overwrite=overwrite,
             on_message=show,
         )
+        figures = _costs(report, arguments["base"], text, show) if report_quantization else {}
     if as_json:
-        write_json(_to_json(report))
+        costs = {name: figure.to_dict() for name, figure in figures.items()}
+        write_json(_to_json(report) | ({"quantization": costs} if report_quantization else {}))
     else:
         _print(report)
+        if figures:
+            print_costs(figures)
+
+
+def _costs(
+    report: "BuildReport", base: str, text: Path | None, on_message: Callable[[str], None]
+) -> dict[str, Any]:
+    """What quantization costs on each target of a bundle."""
+    import os
+
+    from edgekit.bases import resolve_base
+    from edgekit.quantizing.report import compare_with_float, text_rows
+
+    resolved = resolve_base(base)
+    targets = {
+        name: report.output / record.path for name, record in report.manifest.targets.items()
+    }
+    rows = text_rows(resolved, text, None)
+    threads = os.cpu_count() or 1
+    return dict(compare_with_float(resolved, targets, rows, threads=threads, on_message=on_message))
 
 
 def _arguments(
@@ -141,6 +182,14 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
         "version": report.manifest.version,
         "digest": report.manifest.digest,
         "size_bytes": report.size_bytes,
+        "targets": {
+            name: {
+                "read_bytes": report.read_bytes(name),
+                "seconds": round(report.seconds[name], 1),
+                "verified_on": record.verified_on,
+            }
+            for name, record in report.manifest.targets.items()
+        },
         "parity": parity_report(report.parity),
     }
 
@@ -166,7 +215,40 @@ def _print(report: "BuildReport") -> None:
                 _show(figure.nll_increase, "+.3f"),
             )
         screen.print(table)
+    if len(report.seconds) > 1:
+        screen.print(_targets_table(report))
     if not report.parity:
         screen.print("[yellow]unchecked: the parity gate was switched off[/]")
     size = show_size(report.size_bytes)
     screen.print(f"{report.output}  {size}  {report.manifest.digest}", soft_wrap=True)
+
+
+def _targets_table(report: "BuildReport") -> Any:
+    """One line a target; figures without adapter / the worst of the adapters."""
+    from edgekit_runtime.cli.console import add_row, new_table, show_size
+
+    numbers = ["device reads", "time", "exact KL", "shipping KL", "cost"]
+    columns = ["target", "device reads", "time", "verified on", "exact KL", "shipping KL", "cost"]
+    title = "Targets; KL and cost in nats a token, without adapter / with the worst adapter"
+    table = new_table(title, columns, right=numbers)
+    for name, record in report.manifest.targets.items():
+        figures = report.parity.get(name, {})
+        add_row(
+            table,
+            name,
+            show_size(report.read_bytes(name)),
+            f"{report.seconds[name]:.0f} s",
+            record.verified_on or "unchecked",
+            _off_and_on(figures, "exact_mean_kl", "{:.0e}"),
+            _off_and_on(figures, "shipping_mean_kl", "{:.0e}"),
+            _off_and_on(figures, "nll_increase", "{:+.3f}"),
+        )
+    return table
+
+
+def _off_and_on(figures: "Mapping[str, ParityFigures]", field: str, form: str) -> str:
+    """A figure of the base, and the worst of the adapters'."""
+    values = {name: getattr(figure, field) for name, figure in figures.items()}
+    off = [values.pop("")] if "" in values else []
+    on = [max(values.values())] if values else []
+    return " / ".join(form.format(value) for value in off + on)

@@ -59,6 +59,11 @@ app = group_of(
             "PyTorch.",
             panel=_MAKE,
         ),
+        "quantize-sweep": Mount(
+            source="edgekit.cli.quantize_sweep:sweep_command",
+            summary="Compare quantizations of a base: size, speed, and what each costs.",
+            panel=_MAKE,
+        ),
         "chat": CHAT,
         "run": RUN,
         "bench": BENCH,

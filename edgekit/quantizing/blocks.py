@@ -4,6 +4,7 @@ Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized, wit
 a stored value ``q`` stands for ``(q - 2**(bits - 1)) * scale``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,27 @@ class Blocks:
         low, high = values[..., 0::2], values[..., 1::2]
         return np.bitwise_or(low, np.left_shift(high, 4), dtype=np.uint8)
 
+    def values(self) -> Floats:
+        """The weight that the blocks stand for: float32 (out, in)."""
+        values = self.codes.astype(np.float32) * self.scales[..., None]
+        return np.asarray(values.reshape(len(self.codes), -1), np.float32)
+
+
+def stack_blocks(parts: Sequence[Blocks]) -> Blocks:
+    """Weights of equal inputs, one below the other, as a packed matmul holds them.
+
+    Raises:
+        ValueError: If their bits or block sizes differ.
+    """
+    kinds = {(part.bits, part.block_size) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"parts of one matmul differ in (bits, block size): {sorted(kinds)}")
+    return Blocks(
+        codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        bits=parts[0].bits,
+    )
+
 
 def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
     """Round a weight (out, in); the largest of a block lies exactly on the end of the range.
@@ -53,6 +75,31 @@ def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
     farthest = np.abs(blocks).argmax(-1)[..., None]
     # The range is one longer on the negative side, so the farthest value goes there.
     scales = np.take_along_axis(blocks, farthest, -1) / -np.float32(1 << (bits - 1))
+    return _rounded(blocks, scales, bits)
+
+
+def round_to_positive_scales(weight: Floats, *, bits: int, block_size: int) -> Blocks:
+    """Round a weight (out, in) for NPUs, whose scales are positive float16.
+
+    Scales are rounded to float16 first, and the weights to the scales that are left. The
+    largest of a block lies half a step beyond the end of the range, where it loses as much as
+    any other weight may.
+
+    Raises:
+        ValueError: If the inputs do not fill whole blocks, or float16 is too small for a scale.
+    """
+    rows, columns = weight.shape
+    if columns % block_size:
+        raise ValueError(f"{columns} inputs are no whole number of blocks of {block_size}")
+    blocks = weight.reshape(rows, -1, block_size).astype(np.float32)
+    farthest = np.abs(blocks).max(-1, keepdims=True)
+    scales = (farthest / np.float32((1 << (bits - 1)) - 0.5)).astype(np.float16)
+    if not np.isfinite(scales).all():
+        raise ValueError("a block's scale is too large for float16")
+    return _rounded(blocks, scales.astype(np.float32), bits)
+
+
+def _rounded(blocks: Floats, scales: Floats, bits: int) -> Blocks:
     scales = np.where(scales == 0, np.float32(1), scales)
     limit = 1 << (bits - 1)
     codes = np.clip(np.rint(blocks / scales), -limit, limit - 1).astype(np.int8)

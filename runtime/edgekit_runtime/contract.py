@@ -67,11 +67,14 @@ class SocketContract:
     Attributes:
         dtype: NumPy name of A's and B's type.
         max_rank: Largest rank of one projection's adapter.
+        static_rank: The one rank that every tensor has, padded with zeros, where the graph's
+            shapes are fixed; None where ranks are free.
     """
 
     dtype: str
     max_rank: int
     sockets: tuple[Socket, ...]
+    static_rank: int | None = None
 
     @classmethod
     def from_dict(cls, value: object, problems: list[str]) -> Self:
@@ -81,13 +84,16 @@ class SocketContract:
             dtype=fields.text("dtype"),
             max_rank=fields.number("max_rank"),
             sockets=fields.objects("sockets", _read_socket),
+            static_rank=fields.number("static_rank", 0) or None,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
+        static = {} if self.static_rank is None else {"static_rank": self.static_rank}
         return {
             "dtype": self.dtype,
             "max_rank": self.max_rank,
+            **static,
             "sockets": [
                 {
                     "name": socket.name,
@@ -131,7 +137,9 @@ class SocketContract:
         rank = a.shape[1] if len(a.shape) == 2 else -1
         if len(a.shape) != 2 or a.shape[0] != socket.k:
             found.append(f"{socket.a_name}: expected shape ({socket.k}, r), got {_show(a.shape)}")
-        elif not 1 <= rank <= limit:
+        elif self.static_rank is not None and rank != self.static_rank:
+            found.append(f"{socket.a_name}: expected rank {self.static_rank}, got {rank}")
+        elif self.static_rank is None and not 1 <= rank <= limit:
             found.append(f"{socket.a_name}: expected rank 1 to {limit}, got {rank}")
         expected = ("r" if rank < 0 else rank, socket.n)
         if len(b.shape) != 2 or b.shape[1] != socket.n or (rank >= 0 and b.shape[0] != rank):

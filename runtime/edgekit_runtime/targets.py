@@ -13,6 +13,7 @@ from edgekit_runtime.providers import (
     provider_problem,
     this_platform,
 )
+from edgekit_runtime.static_graph import STATIC_INPUTS
 
 # Builds of genai with other providers: each runs the CPU's targets too.
 _GENAI: Final = (
@@ -21,7 +22,7 @@ _GENAI: Final = (
     "onnxruntime-genai-winml",
     "onnxruntime-genai-directml",
 )
-_MECHANISMS: Final = ("ort_inputs",)
+_MECHANISMS: Final = ("ort_inputs", STATIC_INPUTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

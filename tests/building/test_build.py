@@ -48,7 +48,9 @@ def test_what_the_gate_checked_is_what_the_manifest_lists(
     )
     listed = {file.path: file.digest for file in report.manifest.files}
     computed_with = {
-        path for path in checked if path.startswith("targets/") or path.endswith(".onnx_adapter")
+        path
+        for path in checked
+        if path.startswith(("targets/", "weights/")) or path.endswith(".onnx_adapter")
     }
     assert {"weights/cpu.data", "adapters/alpha/float32.onnx_adapter"} <= computed_with
     assert {path: listed[path] for path in computed_with} == {

@@ -1,0 +1,142 @@
+"""Graph pass: give quantized matmuls of an exported decoder other weights.
+
+The model builder rounds once; what a better algorithm made of the same float weights, or a part
+with more bits, is put in here. It also gives a head 8 bits, which the builder cannot do where an
+embedding is tied to it (its graphs do not load, onnxruntime-genai 0.18).
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgekit.building.sockets import find_sockets
+from edgekit.errors import BuildError
+from edgekit.quantizing.blocks import Blocks, stack_blocks
+from edgekit.quantizing.weights import EMBEDDING, HEAD
+from edgekit_runtime.contract import SocketContract
+
+
+def replace_weights(
+    model: ir.Model, contract: SocketContract, weights: Mapping[str, Blocks]
+) -> None:
+    """Replace quantized weights of a graph, in place; a packed matmul takes all its parts.
+
+    Args:
+        model: A decoder whose linear layers are MatMulNBits nodes.
+        contract: Says which projections a matmul holds, see ``find_sockets``.
+        weights: By Hugging Face name: any of the layers' projections, ``lm_head.weight``, and
+            ``model.embed_tokens.weight`` where the graph has the embedding on its own. An
+            embedding that reads the head's bytes follows the head.
+
+    Raises:
+        BuildError: If a weight finds no place, or does not fit it; every one is listed.
+    """
+    sockets = {socket.name: socket for socket in contract.sockets}
+    left, problems = dict(weights), []
+    for node in list(model.graph):
+        path = (node.name or "").strip("/").replace("/", ".").rpartition(".")[0]
+        if node.op_type == "MatMulNBits" and path in sockets:
+            names = [f"{part.module}.weight" for part in sockets[path].parts]
+        elif node.op_type == "MatMulNBits" and path == "lm_head":
+            names = [HEAD]
+        elif node.op_type == "GatherBlockQuantized" and EMBEDDING in left:
+            names = [EMBEDDING]
+        else:
+            continue
+        parts = [left.pop(name) for name in names if name in left]
+        if not parts:
+            continue
+        if len(parts) != len(names):
+            problems.append(f"{node.name}: only some of its parts were given: {', '.join(names)}")
+            continue
+        _replace(model.graph, node, stack_blocks(parts), problems)
+    problems += [f"{name}: the graph has no such quantized weight" for name in left]
+    if problems:
+        raise BuildError("quantized weights do not fit the exported graph", problems=problems)
+    for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
+        del model.graph.initializers[name]
+
+
+def replace_weights_in(directory: Path, weights: Mapping[str, Blocks]) -> None:
+    """Replace quantized weights of an exported model, on disk.
+
+    Args:
+        directory: With model.onnx and model.onnx.data, which are replaced.
+        weights: See :func:`replace_weights`.
+    """
+    source = directory / "model.onnx"
+    model = ir.load(source)
+    replace_weights(model, find_sockets(model, max_rank=1, dtype="float32"), weights)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".weights-") as temporary:
+        written = Path(temporary) / source.name
+        # The new data file is written while the old one is still being read.
+        ir.save(model, written, external_data=f"{source.name}.data")
+        for file in sorted(Path(temporary).iterdir()):
+            file.replace(directory / file.name)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, blocks: Blocks, problems: list[str]) -> None:
+    """One MatMulNBits, or a GatherBlockQuantized with a table of its own."""
+    table = 1 if node.op_type == "MatMulNBits" else 0
+    old, old_scales = node.inputs[table], node.inputs[2]
+    assert old is not None and old_scales is not None and old_scales.dtype is not None
+    rows, columns = len(blocks.codes), blocks.codes.shape[1] * blocks.block_size
+    if table == 1:
+        fits = (node.attributes["N"].as_int(), node.attributes["K"].as_int())
+    else:
+        fits = (rows, columns) if old.shape is None or old.shape[0] == rows else (-1, -1)
+    if fits != (rows, columns):
+        problems.append(f"{node.name}: expected (out, in) {fits}, got {(rows, columns)}")
+        return
+    stem = (old.name or node.name or "weight").removesuffix("_Q4")
+    weight = _initializer(graph, f"{stem}_int{blocks.bits}", blocks.packed())
+    scales = _initializer(
+        graph, f"{stem}_block_scales", blocks.scales.astype(old_scales.dtype.numpy())
+    )
+    if table == 0:
+        node.replace_input_with(0, _initializer(graph, f"{stem}_table", _flat(blocks)))
+    else:
+        node.replace_input_with(1, weight)
+        _follow(graph, old, weight, scales, blocks)
+    node.replace_input_with(2, scales)
+    _set_bits(node, blocks)
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        node.replace_input_with(3, None)  # the middle of the range is zero
+
+
+def _follow(
+    graph: ir.Graph, old: ir.Value, weight: ir.Value, scales: ir.Value, blocks: Blocks
+) -> None:
+    """Let an embedding that reads the head's bytes read the new ones."""
+    for gather in [node for node in graph if node.op_type == "GatherBlockQuantized"]:
+        reshape = gather.inputs[0].producer() if gather.inputs[0] is not None else None
+        if reshape is not None and reshape.inputs[0] is old:
+            rows = _initializer(
+                graph, "model.embed_tokens.shape", np.array([len(blocks.codes), -1])
+            )
+            reshape.replace_input_with(0, weight)
+            reshape.replace_input_with(1, rows)
+            gather.replace_input_with(2, scales)
+            _set_bits(gather, blocks)
+
+
+def _flat(blocks: Blocks) -> npt.NDArray[np.uint8]:
+    return blocks.packed().reshape(len(blocks.codes), -1)
+
+
+def _set_bits(node: ir.Node, blocks: Blocks) -> None:
+    node.attributes["bits"] = ir.AttrInt64("bits", blocks.bits)
+    node.attributes["block_size"] = ir.AttrInt64("block_size", blocks.block_size)
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value

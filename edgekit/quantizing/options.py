@@ -1,0 +1,128 @@
+"""What a person may choose about quantization, and the tiers that choose it for them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekit.errors import RecipeError
+from edgekit_runtime.errors import nearest
+
+Tier = Literal["fast", "default", "quality"]
+
+
+class Calibration(BaseModel):
+    """What calibrated algorithms (``gptq``, ``tuned``) look at.
+
+    Attributes:
+        source: ``self``: text that the float base itself samples, so nobody has to ship or
+            license calibration data; or the path of a UTF-8 text file.
+        rows: Rows of calibration text.
+        row_tokens: Tokens a row.
+        steps: Steps of tuning, one row each; 0 leaves it out.
+        seed: Of the sampling.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = "self"
+    rows: int = Field(default=32, ge=1)
+    row_tokens: int = Field(default=256, ge=16)
+    steps: int = Field(default=60, ge=1)
+    seed: int = 0
+
+
+class Quantization(BaseModel):
+    """How weights are rounded.
+
+    Attributes:
+        tier: Preset for the keys that are not given, see ``TIERS``.
+        algorithm: ``default`` and ``rtn`` round to nearest, ``k_quant`` is the model builder's;
+            ``gptq`` and ``tuned`` calibrate.
+        bits: Of the layers' weights.
+        head_bits: Of the head, and of an embedding tied to it.
+        eight_bit: Names of layer weights that get 8 bits, ``*`` stands for anything.
+        eight_bit_share: Share of the layers' weights that get 8 bits, the most sensitive first.
+        block_size: Weights that share a scale.
+        accuracy_level: MatMulNBits' compute: 4 is int8 activations, 1 is float32.
+        embedding: Quantize the embedding table too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tier: Tier | None = None
+    algorithm: Literal["default", "rtn", "k_quant", "gptq", "tuned"] = "default"
+    bits: Literal[4, 8] = 4
+    head_bits: Literal[4, 8] = 4
+    eight_bit: tuple[str, ...] = ()
+    eight_bit_share: float = Field(default=0.0, ge=0, le=1)
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    is_symmetric: Literal[True] = True
+    accuracy_level: Literal[1, 2, 3, 4] = 4
+    embedding: bool = True
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_tier(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("tier") in TIERS:
+            return TIERS[values["tier"]] | values
+        return values
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights may lie farther from their float originals than rounding moves them."""
+        return self.algorithm in {"gptq", "tuned"}
+
+
+TIERS: dict[str, dict[str, Any]] = {
+    "fast": {"algorithm": "rtn"},
+    "default": {"algorithm": "tuned"},
+    "quality": {"algorithm": "tuned", "head_bits": 8, "eight_bit_share": 0.5},
+}
+
+# What a target's kernels decide stays as its profile says, whatever the tier.
+_OF_THE_TARGET = {"block_size", "accuracy_level", "embedding", "calibration"}
+
+
+def change(options: Quantization, text: str) -> Quantization:
+    """A target's quantization with other options than its profile's.
+
+    Args:
+        options: The profile's; what is not named goes back to its default, save what suits the
+            target's kernels (``block_size``, ``accuracy_level``, ``embedding``) and calibration.
+        text: ``key=value`` with commas between; names of ``eight_bit`` with ``+`` between,
+            ``calibration.steps=30`` for a key of the calibration.
+
+    Raises:
+        RecipeError: If the options make no sense, every problem listed.
+    """
+    changes: dict[str, Any] = {}
+    calibration = options.calibration.model_dump()
+    problems = []
+    for pair in text.split(","):
+        key, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator:
+            problems.append(f"'{pair}' is not KEY=VALUE")
+        elif key.startswith("calibration."):
+            changes["calibration"] = calibration
+            calibration[key.removeprefix("calibration.")] = value
+        elif key in Quantization.model_fields:
+            changes[key] = value.split("+") if key == "eight_bit" else _number(value)
+        else:
+            problems.append(f"{key}: unknown key; {nearest(key, Quantization.model_fields)}")
+    kept = options.model_dump(include=_OF_THE_TARGET - set(changes))
+    try:
+        changed = Quantization.model_validate(kept | changes)
+    except ValidationError as err:
+        problems += [
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
+            for problem in err.errors(include_url=False)
+        ]
+    if problems:
+        raise RecipeError(f"quantization '{text}' is wrong", problems=problems)
+    return changed
+
+
+def _number(text: str) -> object:
+    """Whole numbers as such: pydantic compares the values of a Literal with ``==``."""
+    return int(text) if text.lstrip("-").isdigit() else text

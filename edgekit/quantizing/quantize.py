@@ -1,0 +1,195 @@
+"""From a float base and what was chosen to the blocks that its graphs get."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from edgekit.bases import Base, default_cache_dir
+from edgekit.errors import BuildError
+from edgekit.quantizing.blocks import Blocks, round_to_nearest
+from edgekit.quantizing.options import Quantization
+from edgekit.quantizing.weights import (
+    EMBEDDING,
+    HEAD,
+    float_weight,
+    has_own_head,
+    is_layer_weight,
+    site_of,
+    weight_sizes,
+    widths,
+)
+from edgekit_runtime.digests import sha256_of_file
+
+# Part of the cache's key: raise it when a change here or in an algorithm changes the blocks.
+_REVISION = 1
+
+
+def quantize_base(
+    base: Base,
+    options: Quantization,
+    *,
+    every: bool = False,
+    cache_dir: Path | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> dict[str, Blocks]:
+    """Quantize a base's weights, or take them from the cache.
+
+    Args:
+        base: The float base.
+        options: What was chosen.
+        every: Also return what the model builder rounds to the same numbers, if its weights are
+            float32. Float16 builders round what they have rounded to float16 before.
+        cache_dir: The user's cache by default.
+        on_message: Called with a line of progress.
+
+    Returns:
+        By Hugging Face name, every weight that differs from the model builder's 4-bit rounding:
+        nothing for ``rtn`` with 4 bits everywhere, everything for calibrated algorithms.
+
+    Raises:
+        EdgekitError: If options name what the base does not have, or calibration text is unfit.
+    """
+    sizes = weight_sizes(base)
+    if not options.is_calibrated and not options.eight_bit_share:
+        bits = widths(sizes, options)
+        if not has_own_head(base):
+            bits.pop(EMBEDDING, None)  # it reads the head's bytes
+        chosen = {name: width for name, width in bits.items() if every or width != 4}
+        return _rounded(base, chosen, options)
+    directory = (cache_dir or default_cache_dir()) / "quantized"
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"{_key(base, options)}.safetensors"
+    with FileLock(file.with_suffix(".lock")):  # a second build of it waits for the first
+        if file.is_file():
+            on_message("quantized weights found in the cache")
+            return _read(file)
+        blocks = _calibrated(base, sizes, options, on_message)
+        _write(file, blocks)
+    return blocks
+
+
+def _rounded(base: Base, bits: Mapping[str, int], options: Quantization) -> dict[str, Blocks]:
+    return {
+        name: round_to_nearest(float_weight(base, name), bits=width, block_size=options.block_size)
+        for name, width in bits.items()
+    }
+
+
+def _calibrated(
+    base: Base,
+    sizes: Mapping[str, int],
+    options: Quantization,
+    on_message: Callable[[str], None],
+) -> dict[str, Blocks]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from edgekit.quantizing.calibration import calibration_rows
+    from edgekit.quantizing.gptq import round_with_gptq
+    from edgekit.quantizing.sensitivity import kl_by_site, most_sensitive
+    from edgekit.quantizing.tuning import tune_blocks
+    from edgekit.quiet import quiet_libraries
+
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    rows = calibration_rows(model, base, options.calibration, on_message)
+    sites: tuple[str, ...] = ()
+    if options.eight_bit_share:
+        on_message("measuring which layers need 8 bits")
+        layers = _rounded(base, {name: 4 for name in sizes if is_layer_weight(name)}, options)
+        parts = kl_by_site(model, layers, rows)
+        sites = most_sensitive(parts, _site_sizes(sizes), options.eight_bit_share)
+    bits = widths(sizes, options, sites)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    if problems := [f"{name}: not in the loaded model" for name in bits if name not in names]:
+        raise BuildError(f"base '{base.name}' cannot be calibrated", problems=problems)
+    if not options.is_calibrated:
+        return _rounded(base, {name: width for name, width in bits.items() if width != 4}, options)
+    is_tied = names[HEAD] is names[EMBEDDING]
+    if is_tied:
+        bits.pop(EMBEDDING, None)
+    ends = {name: width for name, width in bits.items() if not is_layer_weight(name)}
+    blocks = _rounded(base, ends, options)
+    layers = {name: width for name, width in bits.items() if is_layer_weight(name)}
+    if options.algorithm == "gptq":
+        for name, rounded in round_with_gptq(model, layers, rows, block_size=options.block_size):
+            on_message(f"gptq: {name}")
+            blocks[name] = rounded
+        return blocks
+    blocks |= _rounded(base, layers, options)
+    steps = options.calibration.steps
+    return tune_blocks(
+        model,
+        blocks,
+        rows,
+        tied={HEAD: [EMBEDDING]} if is_tied and options.embedding else {},
+        steps=steps,
+        on_step=lambda step, kl: on_message(f"tuning: step {step} of {steps}, KL {kl:.3f} nats"),
+    )
+
+
+def _site_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    by_site: dict[str, int] = {}
+    for name, size in sizes.items():
+        if is_layer_weight(name):
+            by_site[site_of(name)] = by_site.get(site_of(name), 0) + size
+    return by_site
+
+
+def quantization_facts(options: Quantization) -> dict[str, Any]:
+    """What the blocks depend on beside the base and the machine, for keys of caches."""
+    source = Path(options.calibration.source)
+    calibrates = options.is_calibrated or options.eight_bit_share
+    text = sha256_of_file(source) if calibrates and source.is_file() else None
+    unused = {"tier", "accuracy_level"} | (set() if calibrates else {"calibration"})
+    return {
+        "options": options.model_dump(mode="json", exclude=unused),
+        "text": text,
+        "revision": _REVISION,
+    }
+
+
+def _key(base: Base, options: Quantization) -> str:
+    facts = {
+        "base": base.fingerprint,
+        "quantization": quantization_facts(options),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _write(file: Path, blocks: Mapping[str, Blocks]) -> None:
+    """Write blocks to safetensors: ``<name>.codes`` and ``<name>.scales``, bits as metadata."""
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, np.ndarray] = {}
+    for name, block in blocks.items():
+        tensors[f"{name}.codes"], tensors[f"{name}.scales"] = block.codes, block.scales
+    bits = {name: str(block.bits) for name, block in blocks.items()}
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as temporary:
+        written = Path(temporary) / file.name
+        save_file(tensors, written, metadata=bits)
+        written.replace(file)
+
+
+def _read(file: Path) -> dict[str, Blocks]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as tensors:
+        return {
+            name: Blocks(
+                codes=tensors.get_tensor(f"{name}.codes"),
+                scales=tensors.get_tensor(f"{name}.scales"),
+                bits=int(bits),
+            )
+            for name, bits in tensors.metadata().items()
+        }
