@@ -51,8 +51,8 @@ def build_command(
     from edgekit_runtime.cli.console import console, write_json
 
     arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
+    arguments |= {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     screen = console(stderr=True)
-    settings = {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     with screen.status("building …") as status:
 
         def show(message: str) -> None:
@@ -60,20 +60,18 @@ def build_command(
             if not screen.is_terminal:
                 screen.print(message, markup=False, highlight=False)
 
-        plan = report = None
         if dry_run:
             from edgekit.building.plan import plan_build
+            from edgekit.cli.build_plan import show_plan
 
-            plan = plan_build(**arguments, **settings, on_message=show)
+            plan = plan_build(**arguments, on_message=show)
         else:
             from edgekit.building.build import build
 
-            report = build(**arguments, **settings, on_message=show)
-    if plan is not None:
-        from edgekit.cli.build_plan import show_plan
-
+            report = build(**arguments, on_message=show)
+    if dry_run:
         write_json(plan.to_dict()) if as_json else show_plan(plan)
-    elif report is not None:
+    else:
         write_json(_to_json(report)) if as_json else _print(report)
 
 
