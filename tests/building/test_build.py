@@ -397,7 +397,7 @@ def test_too_little_disk_and_memory_are_told_together(
     output = tmp_path / "b"
     message = refused(BuildError, output, base=str(tiny_base))
     assert f"  disk: needs 0.4 MiB at '{output}', 0.0 MiB are free" in message
-    assert "  memory: needs about 1.4 MiB to build and check, 0.0 MiB are available" in message
+    assert "  memory: needs about 1.0 MiB to build and check, 0.0 MiB are available" in message
 
 
 def test_a_disk_that_fills_up_leaves_nothing(
