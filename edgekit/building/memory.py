@@ -70,10 +70,9 @@ def memory_need(
     """
     sizes = [adapter_bytes(modules, shape, profile) for modules in adapters]
     is_cpu = profile.execution_provider == CPU
+    weights_bytes = _packed_weight_bytes if is_cpu else disk_bytes
     return MemoryNeed(
-        weights_bytes=_packed_weight_bytes(shape, profile)
-        if is_cpu
-        else disk_bytes(shape, profile),
+        weights_bytes=weights_bytes(shape, profile),
         cache_bytes=_cache_bytes(shape, profile),
         # The runtime unloads what was not used for long, but never the one in use.
         adapter_bytes=min(sum(sizes), max([DEFAULT_ADAPTER_BUDGET_BYTES, *sizes])),

@@ -84,26 +84,23 @@ def build_command(
             if not screen.is_terminal:
                 screen.print(message, markup=False, highlight=False)
 
-        plan = report = None
         if dry_run:
             from edgekit.building.plan import plan_build
+            from edgekit.cli.build_plan import show_plan
 
             plan = plan_build(**arguments, on_message=show)
         else:
             from edgekit.building.build import build
 
-            report = build(**arguments, on_message=show)
-        costs = {}
-        if report is not None and report_quantization:
-            costs = _costs(report, arguments["base"], text, show)
-    if plan is not None:
-        from edgekit.cli.build_plan import show_plan
-
+            report, costs = build(**arguments, on_message=show), {}
+            if report_quantization:
+                costs = _costs(report, arguments["base"], text, show)
+    if dry_run:
         write_json(plan.to_dict()) if as_json else show_plan(plan)
-    elif report is not None and as_json:
+    elif as_json:
         figures = {name: figure.to_dict() for name, figure in costs.items()}
         write_json(_to_json(report) | ({"quantization": figures} if report_quantization else {}))
-    elif report is not None:
+    else:
         _print(report)
         if costs:
             print_costs(costs)
