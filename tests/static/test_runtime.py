@@ -169,7 +169,7 @@ def test_a_malformed_layout_is_refused(
     stored = json.loads((static_bundle / "targets" / "static" / "static.json").read_text())
     path = tmp_path / "static.json"
     path.write_text(json.dumps(stored | change))
-    with pytest.raises(TargetError, match="static.json is malformed") as caught:
+    with pytest.raises(TargetError, match=r"static\.json is malformed") as caught:
         StaticLayout.from_file(path)
     assert any(problem in line for line in caught.value.problems)
 
