@@ -163,12 +163,12 @@ def _packed_weight_bytes(shape: BaseShape, profile: TargetProfile) -> int:
 
 
 def _linear_blocks(shape: BaseShape, quantization: Quantization, per_block_bytes: int) -> int:
-    """Size of the layers' weights, those that have 8 bits among them."""
+    """Size of the layers' weights, and all that 8 bits for the most sensitive may add."""
     sizes = {f"{module}.weight": out * into for module, (out, into) in shape.linears.items()}
     bits = widths(sizes, quantization)
-    extra = quantization.eight_bit_share * (8 - quantization.bits) * shape.n_linear_weights
-    values = (sum(size * bits[name] for name, size in sizes.items()) + int(extra)) // 8
-    return values + shape.n_linear_weights // quantization.block_size * per_block_bytes
+    values = sum(size * bits[name] for name, size in sizes.items()) // 8
+    budget = int(quantization.eight_bit_budget * shape.n_weights * (4 / 8 + 4 / 32))
+    return values + budget + shape.n_linear_weights // quantization.block_size * per_block_bytes
 
 
 def _blocks(n_weights: int, bits: int, quantization: Quantization, per_block_bytes: int) -> int:

@@ -132,8 +132,12 @@ def provider_problem(provider: Provider) -> str | None:
 
 
 def is_simulated(provider: Provider) -> bool:
-    """Whether the provider computes on the CPU here what it is made to compute elsewhere."""
-    return provider.key == "qnn" and platform.machine().lower() in {"x86_64", "amd64"}
+    """Whether a provider that works here computes on the CPU what it is made for a GPU or NPU."""
+    if provider.key == "qnn":
+        return platform.machine().lower() in {"x86_64", "amd64"}
+    if provider.key == "webgpu" and provider_problem(provider) is None:
+        return all(device.device.type.name == "CPU" for device in plugin_devices(provider))
+    return False
 
 
 @cache
