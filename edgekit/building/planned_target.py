@@ -145,12 +145,7 @@ class Planner:
         earlier = self._earlier(what, profile)
         if earlier is None:
             return f"weights of their own, {weights / 1e6:.1f} MB", weights
-        if adapter_layout(self._inputs.profiles[earlier]) == adapter_layout(profile):
-            return f"the weights of '{earlier}'", 0
-        # Rows of a packed matrix are found again, the scales beside them are not.
-        blocks = self._shape.n_linear_weights // profile.quantization.block_size
-        scales = blocks * (4 if profile.io_dtype == "float32" else 2)
-        return f"the weights of '{earlier}', its own scales, {scales / 1e6:.1f} MB", scales
+        return f"the weights of '{earlier}'", 0  # rows of a packed matrix are found, too
 
     def _export_seconds(self) -> float:
         return _EXPORT_SECONDS + _EXPORT_SECONDS_PER_WEIGHT * self._shape.n_weights
