@@ -98,6 +98,19 @@ def test_a_compiler_that_is_missing_keeps_a_static_target_from_being_built(
     assert check.build_problems == ("onnxruntime-qnn compiles it: pip install onnxruntime-qnn",)
 
 
+def test_a_machine_without_genai(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        target_checks,
+        "find_spec",
+        lambda name: None if name == "onnxruntime_genai" else find_spec(name),
+    )
+    problems = {name: check_target(load_target(name)).run_problem for name in ("cpu", "cuda")}
+    assert problems == {
+        "cpu": "onnxruntime-genai is not installed: pip install onnxruntime-genai",
+        "cuda": "onnxruntime-genai-cuda is not installed: pip install onnxruntime-genai-cuda",
+    }
+
+
 def test_a_machine_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(name: str) -> Any:
         return None if name == "torch" else find_spec(name)

@@ -87,12 +87,17 @@ def context_length(shape: BaseShape, profile: TargetProfile) -> int:
 
 
 def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
-    """Size of a target's weight files: packed values, scales, embedding, rotary tables."""
+    """Size of a target's weight files: packed values, scales, embedding, rotary tables.
+
+    Static graphs have no weights in common: the one for prompts and the one for single tokens
+    each hold the layers (115 MB each of SmolLM2-135M at 8 bits, compiled for QNN).
+    """
     if shape.stored_bytes is not None:
         return shape.stored_bytes
     quantization = profile.quantization
     number = _number_bytes(profile)
-    size = _linear_blocks(shape, quantization, number)
+    n_copies = 2 if profile.builder == "static" else 1
+    size = n_copies * _linear_blocks(shape, quantization, number)
     size += _blocks(shape.n_table_weights, quantization.head_bits, quantization, number)
     if not quantization.embedding:
         size += shape.n_table_weights * number
