@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgekit.adapters.peft_dir import PeftAdapter, base_linear_shapes
+from edgekit.adapters.peft_dir import PeftAdapter
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BaseModelError, BuildError
+from edgekit.quantizing.weights import EMBEDDING, budget_bytes, weight_sizes, widths
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import TargetProfile
 
@@ -71,13 +72,12 @@ def weight_bytes(base: Base, profile: TargetProfile) -> int:
     """Size of the quantized weights: packed values and one float32 scale a block."""
     quantization = profile.quantization
     scale = 4 / quantization.block_size
-    elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
-    config = _load_config(base)
-    table = config.vocab_size * config.hidden_size
-    size = elements * (quantization.bits / 8 + scale) + table * (quantization.head_bits / 8 + scale)
-    if not config.tie_word_embeddings:
-        size += table * (quantization.bits / 8 + scale)
-    return int(size)
+    sizes = weight_sizes(base)
+    bits = widths(sizes, quantization)
+    if _load_config(base).tie_word_embeddings:
+        bits.pop(EMBEDDING, None)
+    size = sum(sizes[name] * (width / 8 + scale) for name, width in bits.items())
+    return int(size + budget_bytes(sizes, quantization))
 
 
 def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
