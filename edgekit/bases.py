@@ -13,6 +13,8 @@ from typing import Any
 from edgekit.errors import BaseModelError
 from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 
+ONNX_SOURCE = "onnx:"  # what the source of a prebuilt ONNX model begins with
+
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md", "LICEN[SC]E*")
 _WAYS_OUT = (
@@ -57,9 +59,11 @@ class Base:
     Attributes:
         name: What was asked for; goes into manifests and refusals.
         source: Where the weights came from, without any path of this machine.
-        path: Hugging Face directory with float weights that transformers loads.
+        path: Hugging Face directory with float weights that transformers loads; the folder of the
+            ONNX model for a prebuilt one.
         fingerprint: ``sha256:…`` over config and weights, see :func:`fingerprint_of`.
-        architecture: First entry of the config's ``architectures``.
+        architecture: First entry of the config's ``architectures``; genai's model type for a
+            prebuilt one.
         license: As the model card declares it, or None.
     """
 
@@ -69,6 +73,16 @@ class Base:
     fingerprint: str
     architecture: str
     license: str | None
+
+    @property
+    def is_prebuilt(self) -> bool:
+        """Whether it is somebody's int4 ONNX model, with no float weights to compare with."""
+        return self.source.startswith(ONNX_SOURCE)
+
+    @property
+    def is_prefused(self) -> bool:
+        """Whether its checkpoint has q/k/v and gate/up in one linear each, as Phi-3's has."""
+        return self.architecture in {"Phi3ForCausalLM", "phi3"}
 
 
 def default_cache_dir() -> Path:
@@ -210,13 +224,13 @@ def _describe(
         path=path,
         fingerprint=fingerprint or fingerprint_of(path),
         architecture=architecture,
-        license=license or _license_of(path),
+        license=license or license_of(path),
     )
 
 
 def _architecture(path: Path, problems: list[str]) -> str:
     """The config's first architecture; what is wrong with the config goes to ``problems``."""
-    config = _read_json(path / "config.json", problems)
+    config = read_object(path / "config.json", problems)
     architectures = config.get("architectures") if config is not None else None
     if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         return architectures[0]
@@ -235,7 +249,7 @@ def _weight_problems(path: Path) -> list[str]:
         problems.append("no *.safetensors file")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = (_read_json(index, problems) or {}).get("weight_map")
+        shards = (read_object(index, problems) or {}).get("weight_map")
         listed = set(shards.values()) if isinstance(shards, dict) else set()
         problems += [f"{name} is missing" for name in sorted(map(str, listed - set(files)))]
     for name, file in files.items():
@@ -247,7 +261,7 @@ def _weight_problems(path: Path) -> list[str]:
     return problems
 
 
-def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
+def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """A JSON object, or None and a problem."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -262,7 +276,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def _license_of(path: Path) -> str | None:
+def license_of(path: Path) -> str | None:
     """The ``license:`` of a model card's front matter."""
     card = path / "README.md"
     if not card.is_file():

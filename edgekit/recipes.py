@@ -250,16 +250,28 @@ class ParityRecipe(_Typed):
 
 
 class BundleRecipe(_Typed):
-    """``edgekit build recipe.yaml``."""
+    """``edgekit build recipe.yaml``.
+
+    Attributes:
+        base_onnx: Folder of an int4 ONNX model that somebody else built, taken instead of an
+            export of ``base``, which then only says what it was made from.
+    """
 
     name: str
     version: str = "0.1.0"
-    base: str
+    base: str | None = None
+    base_onnx: Path | None = None
     targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("cpu",)
     adapters: dict[str, AdapterSource] = {}
     output: Path
     quantization: str | None = None
     parity: ParityRecipe = ParityRecipe()
+
+    @model_validator(mode="after")
+    def _has_a_base(self) -> Self:
+        if self.base is None and self.base_onnx is None:
+            raise ValueError("give base, or base_onnx")
+        return self
 
     @field_validator("adapters")
     @classmethod

@@ -37,6 +37,16 @@ class AdapterSupport(_Section):
     empty_rank: Literal[0, 1] = 0
 
 
+class StaticGraphs(_Section):
+    """Graphs of fixed shape, for compilers that know no other (``builder: static``).
+
+    Attributes:
+        chunk_tokens: Tokens that the prefill graph takes at once.
+    """
+
+    chunk_tokens: int = Field(default=64, ge=2, le=512)
+
+
 class ParityBounds(_Section):
     """What the parity gate demands; see docs/concepts.md.
 
@@ -45,6 +55,9 @@ class ParityBounds(_Section):
             steps: half a step by rounding, one where symmetric int4 ends at +7, more where
             k_quant cuts off an end of a block.
         max_nll_increase: Nats a token that quantization may cost; None leaves it open.
+        compiled_positions: Token positions that are run on graphs compiled for an NPU, with and
+            without each adapter; a simulator takes seconds for each.
+        compiled_min_top1: Share of them whose most likely token is the uncompiled graph's.
     """
 
     exact_max_mean_kl: float = Field(default=1e-6, gt=0)
@@ -52,6 +65,8 @@ class ParityBounds(_Section):
     shipping_max_mean_kl: float = Field(default=1e-2, gt=0)
     max_weight_error_steps: float | None = Field(default=1.01, gt=0)
     max_nll_increase: float | None = None
+    compiled_positions: int = Field(default=256, ge=1)
+    compiled_min_top1: float = Field(default=0.99, gt=0, le=1)
 
 
 class Verification(_Section):
@@ -91,7 +106,7 @@ class TargetProfile(_Section):
     session_options: dict[str, str | int | bool] = {}
     packages: dict[str, str | None]
     builder: Literal["cpu", "cuda", "dml", "webgpu", "static"]
-    precision: Literal["int4"]
+    precision: Literal["int4", "int8"]
     io_dtype: Literal["float32", "float16"]
     quantization: Quantization
     adapters: AdapterSupport
@@ -100,6 +115,7 @@ class TargetProfile(_Section):
     parity: ParityBounds
     requires: dict[str, str]
     verify: Verification
+    static: StaticGraphs | None = None
 
     @field_validator("execution_provider")
     @classmethod
@@ -138,6 +154,18 @@ class TargetProfile(_Section):
                 f"adapters.mechanism: builder 'static' and static_inputs go together, got builder "
                 f"'{self.builder}' and {self.adapters.mechanism}"
             )
+        if (self.builder == "static") != (self.static is not None):
+            problems.append(
+                f"static: builder 'static' and this section go together, got builder "
+                f"'{self.builder}' and {'no section' if self.static is None else 'the section'}"
+            )
+        if self.precision != f"int{self.quantization.bits}":
+            problems.append(
+                f"precision: expected int{self.quantization.bits}, as quantization.bits says, "
+                f"got {self.precision}"
+            )
+        if self.quantization.bits == 8 and self.builder != "static":
+            problems.append("quantization.bits: 8 needs builder 'static'; others know 4")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -32,9 +32,38 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "phi4": "Phi3ForCausalLM",
 }
 # As the real ones do; the others put nothing before a text.
-_ADD_BOS = {"mistral", "gemma", "gemma2"}
+_ADD_BOS = {"mistral", "gemma", "gemma2", "gemma3"}
+
+_WINDOW = 32  # tokens; far shorter than the rows that a window is checked on
+# What each family has beyond the common values.
+_FAMILY_VALUES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": _WINDOW},
+    "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": _WINDOW},
+    "gemma3": {
+        "query_pre_attn_scalar": 32,
+        "sliding_window": _WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "phi3": {"sliding_window": _WINDOW, "original_max_position_embeddings": 512},
+    "phi4": {
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "partial_rotary_factor": 0.5,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0 + index / 8 for index in range(8)],
+            "long_factor": [2.0 + index for index in range(8)],
+        },
+    },
+}
 
 # What makes the tiny tokenizer put its beginning-of-text token before every text.
 ADDS_BOS = {
@@ -50,6 +79,11 @@ ADDS_BOS = {
 }
 
 
+def architecture_of(family: str) -> str:
+    """The transformers class of a family's models."""
+    return _ARCHITECTURES[family]
+
+
 def make_tiny_model(
     directory: Path, family: str = "llama", seed: int = 0, *, tied: bool = True
 ) -> Path:
@@ -57,7 +91,8 @@ def make_tiny_model(
 
     Args:
         directory: Made if it does not exist.
-        family: "llama", "mistral", "qwen2", "qwen3", "gemma" or "gemma2".
+        family: "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", or
+            "phi4" (Phi-4-mini: Phi-3 with longrope on half of each head).
         seed: Of the weights.
         tied: Whether the head shares the embedding's weights.
 
@@ -68,7 +103,7 @@ def make_tiny_model(
     import transformers
 
     directory.mkdir(parents=True, exist_ok=True)
-    architecture = _ARCHITECTURES[family]
+    architecture = architecture_of(family)
     model_class = getattr(transformers, architecture)
     config = model_class.config_class(**_config_values(family, tied))
     config.architectures = [architecture]
@@ -132,9 +167,7 @@ def _config_values(family: str, tied: bool) -> dict[str, Any]:
         "eos_token_id": EOS_TOKEN_ID,
         "pad_token_id": EOS_TOKEN_ID,
     }
-    if family == "gemma2":
-        values |= {"query_pre_attn_scalar": 32, "sliding_window": 32}
-    return values
+    return values | _FAMILY_VALUES.get(family, {})
 
 
 def _randomize(model: Any) -> None:

@@ -18,7 +18,9 @@ def to_sockets(modules: Mapping[str, LoraPair], contract: SocketContract) -> Par
     """Pack A and B of every projection into the sockets.
 
     A socket that packs several projections (q/k/v, gate/up) gets their A's side by side and
-    their B's on a block diagonal; projections without an adapter take no rank.
+    their B's on a block diagonal; projections without an adapter take no rank. Where sockets share
+    what the checkpoint has in one linear, each gets its A and the rows of B that are its own.
+    Where the graph's shapes are fixed, both are padded with zeros to its one rank.
 
     Args:
         modules: Module path to A (r, in) and scaled B (out, r).
@@ -28,18 +30,30 @@ def to_sockets(modules: Mapping[str, LoraPair], contract: SocketContract) -> Par
         ``<socket>.lora_A`` (k, rank) and ``<socket>.lora_B`` (rank, n), in the contract's dtype.
 
     Raises:
-        PeftAdapterError: If a module has no socket.
+        PeftAdapterError: If a module has no socket, or a rank is over the one of the graph.
     """
     parameters: Parameters = {}
     placed: set[str] = set()
+    too_large: list[str] = []
     dtype = np.dtype(contract.dtype)
     for socket in contract.sockets:
         present = [part for part in socket.parts if part.module in modules]
         if present:
             a, b = _pack(socket, modules)
+            if contract.static_rank is not None:
+                if a.shape[1] > contract.static_rank:
+                    too_large.append(f"{socket.name}: rank {a.shape[1]}")
+                    continue
+                a, b = _padded(a, b, contract.static_rank)
             parameters[socket.a_name] = np.ascontiguousarray(a, dtype)
             parameters[socket.b_name] = np.ascontiguousarray(b, dtype)
             placed |= {part.module for part in present}
+    if too_large:
+        raise PeftAdapterError(
+            f"the adapter's rank is over the target's fixed rank of {contract.static_rank}",
+            problems=too_large,
+            hint="Train it with a smaller r, or build with adapters.max_rank of your own profile.",
+        )
     if missing := sorted(set(modules) - placed):
         raise PeftAdapterError(
             "the target's graph has no socket for some adapted modules", problems=missing
@@ -56,10 +70,18 @@ def _pack(
     b = np.zeros((a.shape[1], socket.n), np.float32)
     row = 0
     for part in present:
-        block = modules[part.module].b.T
+        block = modules[part.module].b[part.start : part.start + part.n].T
         b[row : row + block.shape[0], part.offset : part.offset + part.n] = block
         row += block.shape[0]
     return a, b
+
+
+def _padded(
+    a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], rank: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Zero columns of A and rows of B up to a rank: the product is the same."""
+    more = rank - a.shape[1]
+    return np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
 
 
 def write_onnx_adapter(parameters: Parameters, contract: SocketContract, path: Path) -> None:

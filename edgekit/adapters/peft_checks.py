@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.adapters.peft_rules import is_targeted
 from edgekit.bases import EMBEDDED, Base, fingerprint_of
 from edgekit_runtime.manifest import Fields
 
@@ -87,15 +88,9 @@ def target_problems(
         present: Modules of which the file holds a half at least.
         known: The base's decoder linears.
     """
-    from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    keys = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     try:
-        lora = LoraConfig(**{key: config[key] for key in keys if config.get(key) is not None})
-        everything = str(lora.target_modules).lower() == "all-linear"
-        targeted = {key for key in known if everything or check_target_module_exists(lora, key)}
-    except (TypeError, ValueError, AttributeError, re.error) as err:
+        targeted = {module for module in known if is_targeted(config, module)}
+    except (TypeError, ValueError, re.error) as err:
         yield f"{CONFIG_FILE}: target_modules cannot be read: {err}"
         return
     present = set(present)
@@ -132,10 +127,21 @@ def record_problems(record: Mapping[str, Any]) -> list[str]:
 def binding_problems(
     config: Mapping[str, Any], record: Mapping[str, Any], base: Base, *, assume_base: bool
 ) -> Iterator[str]:
-    """Does the adapter say that it was made for another base?"""
+    """Does the adapter say that it was made for another base?
+
+    The fingerprint that it was trained on never is that of an ONNX model made from that base: there
+    ``assume_base`` is a person's word for it.
+    """
     if recorded := recorded_fingerprint(record):
-        if recorded != base.fingerprint:
-            its = record["base"].get("name", "?")
+        its = record["base"].get("name", "?")
+        if recorded != base.fingerprint and base.is_prebuilt:
+            if not assume_base:
+                yield (
+                    f"trained on base '{its}' with fingerprint {recorded}; '{base.name}' is an "
+                    "ONNX model, which does not tell what it was made from: name that base with "
+                    "--base to compare, or say --assume-base"
+                )
+        elif recorded != base.fingerprint:
             yield (
                 f"trained on base '{its}' with fingerprint {recorded}, "
                 f"this is '{base.name}' with {base.fingerprint}"

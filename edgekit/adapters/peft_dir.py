@@ -24,6 +24,7 @@ from edgekit.adapters.peft_checks import (
     target_problems,
 )
 from edgekit.adapters.peft_checks import RECORD_FILE as RECORD_FILE
+from edgekit.adapters.peft_rules import pattern_value
 from edgekit.bases import Base
 from edgekit.errors import PeftAdapterError
 from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
@@ -31,9 +32,11 @@ from edgekit_runtime.digests import sha256_of_bytes, sha256_of_file
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
-_FLOATS = {"torch.float32", "torch.float16", "torch.bfloat16"}
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_OTHERS = {"F64": "float64", "I8": "int8", "I32": "int32", "I64": "int64"}
 
 Array = npt.NDArray[np.float32]
+Shapes = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,13 @@ class PeftAdapter:
 
 
 def read_peft_adapter(
-    path: Path, base: Base, *, name: str, max_rank: int, assume_base: bool = False
+    path: Path,
+    base: Base,
+    *,
+    name: str,
+    max_rank: int,
+    assume_base: bool = False,
+    shapes: Shapes | None = None,
 ) -> PeftAdapter:
     """Read and check an adapter against a base.
 
@@ -89,6 +98,8 @@ def read_peft_adapter(
         name: What messages call it.
         max_rank: Largest rank that the target takes.
         assume_base: Accept an adapter whose recorded base name contradicts.
+        shapes: Shape (out, in) of each of the base's decoder linears, by module path; read from
+            its weight files by default.
 
     Raises:
         PeftAdapterError: With every problem.
@@ -107,7 +118,8 @@ def read_peft_adapter(
         problems += config_problems(config)
         problems += record_problems(record or {})
         problems += binding_problems(config, record or {}, base, assume_base=assume_base)
-        modules = _modules(config, tensors, base, max_rank, problems)
+        shapes = base_linear_shapes(base.path) if shapes is None else shapes
+        modules = _modules(config, tensors, shapes, max_rank, problems)
     if problems or config is None or record is None:
         raise PeftAdapterError(
             f"adapter '{name}' does not fit base '{base.name}'",
@@ -122,7 +134,7 @@ def read_peft_adapter(
         digest=sha256_of_bytes(
             f"{sha256_of_file(path / CONFIG_FILE)} {sha256_of_file(path / WEIGHTS_FILE)}".encode()
         ),
-        binding="recorded" if recorded_fingerprint(record) else "assumed",
+        binding="recorded" if recorded_fingerprint(record) == base.fingerprint else "assumed",
     )
 
 
@@ -157,9 +169,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 def _read_tensors(path: Path, problems: list[str]) -> dict[str, Array]:
     """Every tensor as float32; integers and float64 are no LoRA that PEFT writes."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, deserialize
 
     if not path.is_file():
         pickled = path.with_name("adapter_model.bin").is_file()
@@ -170,34 +180,41 @@ def _read_tensors(path: Path, problems: list[str]) -> dict[str, Array]:
         problems.append(f"{path.name}: missing{note if pickled else ''}")
         return {}
     try:
-        stored = load_file(path)
+        stored = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as err:
         problems.append(f"{path.name}: cannot be read: {err}")
         return {}
     if not stored:
         problems.append(f"{path.name}: holds no tensors")
     tensors: dict[str, Array] = {}
-    for key, tensor in stored.items():
-        if (dtype := str(tensor.dtype)) in _FLOATS:
-            tensors[key] = array = tensor.to(torch.float32).numpy()
+    for key, tensor in stored:
+        if (dtype := tensor["dtype"]) in _FLOATS:
+            tensors[key] = array = _as_float32(tensor)
             if bad := int(array.size - np.isfinite(array).sum()):
                 problems.append(f"{key}: {bad} of {array.size} values are NaN or infinite")
         else:
-            kind = dtype.removeprefix("torch.")
+            kind = _OTHERS.get(dtype, dtype)
             problems.append(f"{key}: expected float32, float16 or bfloat16, got {kind}")
-            tensors[key] = np.zeros(tuple(tensor.shape), np.float32)  # its shape is checked too
+            tensors[key] = np.zeros(tensor["shape"], np.float32)  # its shape is checked too
     return tensors
+
+
+def _as_float32(tensor: Mapping[str, Any]) -> Array:
+    """A stored tensor; a bfloat16 is the upper half of a float32 (NumPy has no such type)."""
+    values = np.frombuffer(tensor["data"], _FLOATS[tensor["dtype"]]).reshape(tensor["shape"])
+    if tensor["dtype"] == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
 
 
 def _modules(
     config: Mapping[str, Any],
     tensors: Mapping[str, Array],
-    base: Base,
+    shapes: Shapes,
     max_rank: int,
     problems: list[str],
 ) -> dict[str, LoraPair]:
     """Match A with B for every module, check the shapes, fold the scaling into B."""
-    shapes = base_linear_shapes(base.path)
     halves: dict[str, dict[str, Array]] = {}
     for key, tensor in tensors.items():
         match = _TENSOR.match(key)
@@ -246,19 +263,11 @@ def _pair_problems(
 
 
 def _expected_r(module: str, config: Mapping[str, Any]) -> int:
-    return int(_pattern_value(config.get("rank_pattern"), module, config.get("r", 8)))
+    return int(pattern_value(config.get("rank_pattern"), module, config.get("r", 8)))
 
 
 def _scaling(module: str, config: Mapping[str, Any]) -> float:
     """PEFT's ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` for rsLoRA."""
     r = _expected_r(module, config)
-    alpha = float(_pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+    alpha = float(pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
     return alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
-
-
-def _pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """PEFT's own rule for ``rank_pattern`` and ``alpha_pattern``."""
-    from peft.utils.other import get_pattern_key
-
-    patterns = patterns or {}
-    return patterns.get(get_pattern_key(patterns.keys(), module), default)

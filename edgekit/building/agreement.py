@@ -1,7 +1,14 @@
 """Sums over rows of logits: how well two models agree, and how well one predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+# Logits of a large vocabulary in float64 are worked through in pieces.
+_CHUNK_ROWS = 64
 
 
 class Agreement:
@@ -13,14 +20,11 @@ class Agreement:
         self._same = 0
 
     def add(self, expected: Any, actual: Any) -> None:
-        """Add logits (positions, vocabulary) of both sides."""
-        import torch
-
-        p = torch.as_tensor(expected).double().log_softmax(-1)
-        q = torch.as_tensor(actual).double().log_softmax(-1)
-        self.n += p.shape[0]
-        self._kl += float((p.exp() * (p - q)).sum())
-        self._same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        """Add logits (positions, vocabulary) of both sides, arrays or tensors."""
+        for p, q in zip(_log_probabilities(expected), _log_probabilities(actual), strict=True):
+            self.n += len(p)
+            self._kl += float((np.exp(p) * (p - q)).sum())
+            self._same += int((p.argmax(-1) == q.argmax(-1)).sum())
 
     @property
     def mean_kl(self) -> float:
@@ -42,14 +46,22 @@ class NllSum:
 
     def add(self, logits: Any, row: Sequence[int]) -> None:
         """Add the logits (positions, vocabulary) of a row of tokens."""
-        import torch
-
-        targets = torch.tensor(row[1:])
-        scores = torch.as_tensor(logits)[:-1].double()
-        self._nll += float(torch.nn.functional.cross_entropy(scores, targets, reduction="sum"))
+        targets = np.asarray(row[1:])
+        for index, scores in enumerate(_log_probabilities(logits[:-1])):
+            wanted = targets[index * _CHUNK_ROWS : index * _CHUNK_ROWS + len(scores)]
+            self._nll -= float(scores[np.arange(len(scores)), wanted].sum())
         self._n += len(targets)
 
     @property
     def mean(self) -> float:
         """Nats a token."""
         return self._nll / self._n
+
+
+def _log_probabilities(logits: Any) -> Iterator[Array]:
+    """Logarithms of the softmax, some rows at a time."""
+    values = np.asarray(logits)
+    for start in range(0, len(values), _CHUNK_ROWS):
+        chunk = values[start : start + _CHUNK_ROWS].astype(np.float64)
+        chunk -= chunk.max(axis=-1, keepdims=True)
+        yield chunk - np.log(np.exp(chunk).sum(axis=-1, keepdims=True))

@@ -8,27 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
-from edgekit.bases import Base, resolve_base
-from edgekit.building.export import refuse_unsupported
-from edgekit.building.fit import check_fit
+from edgekit.bases import Base
+from edgekit.building.inputs import check_inputs
 from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
+from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.sessions import gate_provider
-from edgekit.building.target_dir import GRAPHS, target_record, verified_on, write_target
+from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
-from edgekit.bundling.names import check_names
 from edgekit.bundling.write import (
     PARITY_REPORT,
-    refuse_existing,
     staged_bundle,
     write_json,
     write_manifest,
 )
-from edgekit.errors import BuildError, PeftAdapterError
-from edgekit.quantizing.options import change
 from edgekit.quantizing.quantize import quantize_base
-from edgekit.targets import TargetProfile, load_target
+from edgekit.targets import TargetProfile
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
@@ -68,7 +63,8 @@ class BuildReport:
 def build(
     *,
     name: str,
-    base: str,
+    base: str | None = None,
+    base_onnx: Path | None = None,
     output: Path,
     targets: tuple[str, ...] = ("cpu",),
     adapters: Mapping[str, AdapterSource] | None = None,
@@ -84,7 +80,10 @@ def build(
 
     Args:
         name: The bundle's name.
-        base: Alias, Hub id, directory or ``.gguf`` file.
+        base: Alias, Hub id, directory or ``.gguf`` file; beside ``base_onnx``, what that was made
+            from, where adapters record it.
+        base_onnx: An int4 ONNX model that somebody else built, as onnxruntime-genai loads it: used
+            instead of an export, without PyTorch.
         output: The bundle's directory; written atomically.
         targets: Names or paths of target profiles.
         adapters: Adapter name to its source.
@@ -100,18 +99,21 @@ def build(
         EdgekitError: A child of it, with every problem of the artifact at fault.
     """
     adapters = adapters or {}
-    refuse_existing(output, overwrite=overwrite)
-    check_names(name, adapters)
-    profiles = _profiles(targets, quantization, max_nll_increase)
-    on_message(f"resolving the base '{base}'")
-    resolved = resolve_base(base)
-    refuse_unsupported(resolved)
-    read = {
-        target: read_adapters(adapters, resolved, profile, assume_base=assume_base)
-        for target, profile in profiles.items()
-    }
-    for target, profile in profiles.items():
-        check_fit(resolved, profile, list(read[target].values()), output, parity=parity)
+    inputs = check_inputs(
+        name=name,
+        base=base,
+        base_onnx=base_onnx,
+        output=output,
+        targets=targets,
+        adapters=adapters,
+        quantization=quantization,
+        max_nll_increase=max_nll_increase,
+        parity=parity,
+        assume_base=assume_base,
+        overwrite=overwrite,
+        on_message=on_message,
+    )
+    resolved, profiles, read = inputs.base, inputs.profiles, inputs.adapters
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}
@@ -180,37 +182,6 @@ def parity_report(
     }
 
 
-def read_adapters(
-    adapters: Mapping[str, AdapterSource],
-    base: Base,
-    profile: TargetProfile,
-    *,
-    assume_base: bool,
-) -> dict[str, PeftAdapter]:
-    """Read and check every adapter for a target; the problems of all are raised at once."""
-    read: dict[str, PeftAdapter] = {}
-    errors: list[PeftAdapterError] = []
-    for name, source in adapters.items():
-        try:
-            read[name] = read_peft_adapter(
-                source.for_target(profile.name),
-                base,
-                name=name,
-                max_rank=profile.adapters.max_rank,
-                assume_base=assume_base,
-            )
-        except PeftAdapterError as err:
-            errors.append(err)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise PeftAdapterError(
-            f"{len(errors)} adapters cannot be used",
-            problems=[line for err in errors for line in str(err).splitlines()],
-        )
-    return read
-
-
 class _Clock:
     """Adds up the time that was spent on each target."""
 
@@ -240,54 +211,36 @@ def _check_targets(
         directory = root / "targets" / target
         on_message(f"target '{target}': the parity gate")
         provider = gate_provider(profile)
-        graphs = [(directory / graph).read_bytes() for graph in GRAPHS.values()]
-        what = (graphs, files[target], profile.parity, provider)
+        graphs = [(directory / graph).read_bytes() for graph in graphs_of(profile).values()]
+        what = (graphs, profile.quantization, files[target], profile.parity, provider)
         if same := next((name for done_what, name in done if done_what == what), None):
             on_message(f"target '{target}': its graphs are those of '{same}', checked already")
             figures[target] = figures[same]
             continue
         with clock.time(target):
-            figures[target] = check_parity(
-                directory,
-                base,
-                contracts[target],
-                files[target],
-                profile.parity,
-                quantized=quantize_base(base, profile.quantization, on_message=on_message),
-                provider=provider,
-                on_message=on_message,
-            )
+            if base.is_prebuilt:
+                figures[target] = check_prebuilt_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    provider=provider,
+                    on_message=on_message,
+                )
+            else:
+                figures[target] = check_parity(
+                    directory,
+                    base,
+                    contracts[target],
+                    files[target],
+                    profile.parity,
+                    quantized=quantize_base(base, profile.quantization, on_message=on_message),
+                    provider=provider,
+                    on_message=on_message,
+                )
         done.append((what, target))
     return figures
-
-
-def _profiles(
-    targets: tuple[str, ...], quantization: str | None, max_nll_increase: float | None
-) -> dict[str, TargetProfile]:
-    """Profiles by name, with the recipe's own quantization, and bound on it, where it sets them."""
-    if not targets:
-        raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
-    profiles: dict[str, TargetProfile] = {}
-    for reference in targets:
-        profile = load_target(reference)
-        if profile.name in profiles:
-            raise BuildError(
-                f"target '{profile.name}' is named twice",
-                hint="Give your own profile a name of its own.",
-            )
-        if quantization is not None:
-            options = change(profile.quantization, quantization)
-            profile = profile.model_copy(update={"quantization": options})
-        changes: dict[str, float | None] = {}
-        if max_nll_increase is not None:
-            changes["max_nll_increase"] = max_nll_increase
-        if profile.quantization.is_calibrated:
-            # Such weights may move by several steps; the gate compares with what was quantized.
-            changes["max_weight_error_steps"] = None
-        bounds = profile.parity.model_copy(update=changes)
-        profile = profile.model_copy(update={"parity": bounds})
-        profiles[profile.name] = profile
-    return profiles
 
 
 def _base_report(

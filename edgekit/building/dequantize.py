@@ -49,22 +49,34 @@ def quantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, Qu
     """
     sockets = {socket.name: socket for socket in contract.sockets}
     weights: dict[str, QuantizedWeight] = {}
+    pieces: dict[str, dict[int, QuantizedWeight]] = {}
     for node in model.graph:
         path = (node.name or "").strip("/").replace("/", ".").rpartition(".")[0]
         if node.op_type == "GatherBlockQuantized":
             weights["model.embed_tokens.weight"] = _embedding_weight(node)
         elif node.op_type == "MatMulNBits" and path in sockets:
-            weight = _matmul_weight(node)
+            weight = matmul_weight(node)
             for part in sockets[path].parts:
-                weights[f"{part.module}.weight"] = weight.rows(part.offset, part.n)
+                rows = weight.rows(part.offset, part.n)
+                pieces.setdefault(part.module, {})[part.start] = rows
         elif node.op_type == "MatMulNBits" and path == "lm_head":
-            weights["lm_head.weight"] = _matmul_weight(node)
+            weights["lm_head.weight"] = matmul_weight(node)
         elif node.op_type == "MatMulNBits":
             raise BuildError(f"{node.name}: a quantized matmul that is no socket and no head")
+    for module, by_start in pieces.items():
+        weights[f"{module}.weight"] = _stacked([by_start[start] for start in sorted(by_start)])
     return weights
 
 
-def _matmul_weight(node: ir.Node) -> QuantizedWeight:
+def _stacked(parts: list[QuantizedWeight]) -> QuantizedWeight:
+    """One linear of the checkpoint, which the graph may have cut up by output features."""
+    if len(parts) == 1:
+        return parts[0]
+    values = np.concatenate([part.values for part in parts])
+    return QuantizedWeight(values, np.concatenate([part.steps for part in parts]))
+
+
+def matmul_weight(node: ir.Node) -> QuantizedWeight:
     """MatMulNBits: B is uint8 (N, blocks, block_size * bits / 8), scales (N, blocks)."""
     attributes = {key: attribute.as_int() for key, attribute in node.attributes.items()}
     k, n, block = attributes["K"], attributes["N"], attributes["block_size"]

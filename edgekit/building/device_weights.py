@@ -35,6 +35,11 @@ def use_device_weights(
         BuildError: If the base cannot be built for the target.
     """
     graph = ir.load(export_base(base, profile, on_message=on_message) / "model.onnx")
-    contract = find_sockets(graph, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype)
+    contract = find_sockets(
+        graph,
+        max_rank=profile.adapters.max_rank,
+        dtype=profile.io_dtype,
+        prefused=base.is_prefused,
+    )
     weights = quantized_weights(graph, contract)
     replace_weights(model, {name: weight.values for name, weight in weights.items()})

@@ -35,6 +35,8 @@ SUPPORTED_ARCHITECTURES = (
     "Qwen3ForCausalLM",
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Phi3ForCausalLM",
 )
 
 
@@ -51,11 +53,11 @@ def export_base(
         BuildError: If the architecture is unsupported, or the builder fails (with its last words).
     """
     refuse_unsupported(base)
-    exports = (cache_dir or default_cache_dir()) / "exports"
+    target = export_path(base, profile, cache_dir=cache_dir)
+    exports = target.parent
     exports.mkdir(parents=True, exist_ok=True)
-    target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
-        if _is_intact(target):
+        if is_intact(target):
             on_message("int4 graph found in the cache")
             return target
         on_message("exporting the base to int4 ONNX (model builder)")
@@ -67,14 +69,23 @@ def export_base(
             out = Path(temporary) / "model"
             _run_builder(base, profile, out, Path(temporary) / "cache")
             weights = quantize_base(
-                base, profile.quantization, cache_dir=cache_dir, on_message=on_message
+                base,
+                profile.quantization,
+                every=profile.io_dtype == "float16",
+                cache_dir=cache_dir,
+                on_message=on_message,
             )
             if weights:
                 on_message("putting the quantized weights into the graph")
                 replace_weights_in(out, weights)
-            (out / DIGESTS_FILE).write_text(json.dumps(_digests(out)), encoding="utf-8")
+            (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
+
+
+def export_path(base: Base, profile: TargetProfile, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps a base's export for a profile, there or not (:func:`is_intact`)."""
+    return (cache_dir or default_cache_dir()) / "exports" / _export_key(base, profile)
 
 
 def refuse_unsupported(base: Base) -> None:
@@ -85,6 +96,20 @@ def refuse_unsupported(base: Base) -> None:
             "which cannot be built yet",
             hint=f"Supported: {', '.join(SUPPORTED_ARCHITECTURES)}.",
         )
+    if base.architecture == "Gemma3ForCausalLM" and (kind := _scaled_rope(base)):
+        raise BuildError(
+            f"base '{base.name}' cannot be built yet: its rope is scaled ({kind}) in some layers "
+            "only, and the model builder scales the positions of all layers or of none",
+            hint="Gemma 3 270M and 1B have no scaled rope.",
+        )
+
+
+def _scaled_rope(base: Base) -> str | None:
+    """How Gemma 3's full-attention layers scale positions, in the config's new or old words."""
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    rope = (config.get("rope_parameters") or {}).get("full_attention") or {}
+    kinds = (key.get("rope_type") for key in (rope, config.get("rope_scaling") or {}))
+    return next((kind for kind in kinds if kind not in (None, "default")), None)
 
 
 def builder_options(profile: TargetProfile) -> dict[str, str]:
@@ -124,7 +149,8 @@ def _export_key(base: Base, profile: TargetProfile) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _digests(export: Path) -> dict[str, str]:
+def digests_of(export: Path) -> dict[str, str]:
+    """Digest of every file of an export, by its path in it."""
     files = sorted(export.rglob("*"))
     return {
         file.relative_to(export).as_posix(): sha256_of_file(file)
@@ -133,19 +159,19 @@ def _digests(export: Path) -> dict[str, str]:
     }
 
 
-def _is_intact(export: Path) -> bool:
+def is_intact(export: Path) -> bool:
     """Whether a cached export is there and is what was written."""
     try:
         stored = json.loads((export / DIGESTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(stored == _digests(export))
+    return bool(stored == digests_of(export))
 
 
 def _run_builder(base: Base, profile: TargetProfile, out: Path, cache: Path) -> None:
     options = [f"{key}={value}" for key, value in builder_options(profile).items()]
     command = [
-        *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
+        *(sys.executable, "-m", "edgekit.building.model_builder"),
         *("-i", os.fspath(base.path), "-o", os.fspath(out)),
         *("-p", profile.precision, "-e", profile.builder, "-c", os.fspath(cache)),
         *("--extra_options", *options),

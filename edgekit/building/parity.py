@@ -18,15 +18,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
+from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
-from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
+from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens, open_sessions
 from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
@@ -35,20 +36,29 @@ from edgekit.quantizing.weights import EMBEDDING, HEAD
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import ParityBounds
 from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.locking import TurnLock
+from edgekit_runtime.native import Graph
+from edgekit_runtime.static_layout import LAYOUT_FILE
 
 MIN_POSITIONS = 1024
 _ROW_TOKENS = 256
 # Enough to see whether an adapter moves the base at all; its own prompts come first.
-_EFFECT_POSITIONS = 256
+EFFECT_POSITIONS = 256
 # A weight that is farther off is another weight. Stock int4 moves weights by 9 % of their size;
 # two layers that were swapped are 140 % apart.
 _MAX_WEIGHT_ERROR_SHARE = 0.5
 # float16 scales round what was quantized, by up to 0.07 steps at the end of an 8-bit range.
 _MAX_STEPS_FROM_QUANTIZED = 0.1
-_PLAIN_AND_SOCKETED = ("base.onnx", "model.onnx")
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
+
+
+class Reference(Protocol):
+    """What a built graph is compared with."""
+
+    def logits(self, adapter: str, row: Sequence[int], /) -> Any:
+        """Logits (positions, vocabulary) with an adapter, or without one for ``""``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +87,12 @@ class ParityFigures:
         shipping_top1: Step (c).
         last_logits_mean_kl: The generating graph's last position against the scoring graph's.
         nll_torch: Mean negative log-likelihood in torch, nats: on the weights that the adapter was
-            trained on, which are the float base's unless it was trained on a target's.
+            trained on, which are the float base's unless it was trained on a target's; None for
+            an ONNX model that somebody else built, whose float weights are not known.
         nll_shipping: The same on the graph that ships.
         effect_kl: How far the adapter moves the base, nats; near zero, the gate sees nothing.
         placement: Execution provider to the nodes of the shipping graph that it computed.
+        compiled: What the compiled graphs do, where the target has such.
     """
 
     positions: int
@@ -89,23 +101,22 @@ class ParityFigures:
     shipping_mean_kl: float
     shipping_top1: float
     last_logits_mean_kl: float
-    nll_torch: float
+    nll_torch: float | None
     nll_shipping: float
     effect_kl: float | None
     placement: Mapping[str, int] = field(default_factory=dict)
+    compiled: CompiledFigures | None = None
 
     @property
-    def nll_increase(self) -> float:
-        """Step (d): nats per token that quantization costs."""
-        return self.nll_shipping - self.nll_torch
+    def nll_increase(self) -> float | None:
+        """Step (d): nats per token that quantization costs; None where that cannot be known."""
+        return None if self.nll_torch is None else self.nll_shipping - self.nll_torch
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, rounded to four significant digits."""
-        values = asdict(self) | {"nll_increase": self.nll_increase}
-        return {
-            key: float(f"{value:.4g}") if isinstance(value, float) else value
-            for key, value in values.items()
-        }
+        values = rounded(asdict(self) | {"nll_increase": self.nll_increase})
+        del values["compiled"]
+        return values if self.compiled is None else values | {"compiled": self.compiled.to_dict()}
 
 
 def check_parity(
@@ -141,99 +152,141 @@ def check_parity(
     Raises:
         ParityError: With every breach and its figures.
     """
+    from transformers import AutoTokenizer
+
     threads = threads or os.cpu_count() or 1
+    if (target / LAYOUT_FILE).is_file():
+        from edgekit.building.qnn.gate import check_static_parity
+
+        return check_static_parity(
+            target, base, contract, adapters, bounds, check_base, threads, on_message
+        )
     figures = {}
     with quiet_libraries():
-        tokens = {name: _rows(base, files.prompts) for name, files in adapters.items()}
+        encode = AutoTokenizer.from_pretrained(base.path).encode
+        tokens = {name: token_rows(encode, files.prompts) for name, files in adapters.items()}
         if check_base:
-            tokens = {"": _rows(base, ())} | tokens
+            tokens = {"": token_rows(encode, ())} | tokens
         on_message("parity: the tokenizer and the chat template")
         prompts = {prompt: None for files in adapters.values() for prompt in files.prompts}
-        breaches = compare_tokenizing(target, base, [_TEXT.read_text(encoding="utf-8"), *prompts])
+        graph = Graph(folder=target, filename="base.onnx", threads=1, lock=TurnLock())
+        breaches = compare_tokenizing(graph.new_tokenizer(), base, [parity_text(), *prompts])
         on_message("parity: empty sockets against the graph without sockets")
-        breaches += _compare_empty_sockets(target, contract, _rows(base, ()), threads)
+        breaches += compare_empty_sockets(
+            target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
+        )
         peft = {name: files.peft for name, files in adapters.items()}
-        sessions = TargetSessions(target, threads, provider)
+        probe = token_rows(encode, ())[0][:4]
+        sessions = open_sessions(target, threads, provider, probe, on_message)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
             nll_torch = {
-                name: _nll(reference, name, rows)
+                name: mean_nll(reference, name, rows)
                 for name, rows in tokens.items()
                 if name not in on_device
             }
             weights = quantized_weights(load_graph(target / "score.onnx"), contract)
-            breaches += _compare_weights(reference, weights, quantized or {}, bounds)
+            breaches += compare_weights(reference, weights, bounds, quantized)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
             if contract.dtype == "float16":
                 reference.round_to_float16(keep=weights)
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None
-                figures[name] = _measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
-    for name, figure in figures.items():
-        breaches += _breaches(name, figure, bounds)
-    if breaches:
-        raise ParityError(
-            "the parity gate failed: the built target does not agree with the PyTorch original",
-            problems=breaches,
-            hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
-        )
+                figures[name] = measure(reference, sessions, name, onnx, rows, nll_torch.get(name))
+    raise_breaches(breaches, figures, bounds)
     return figures
 
 
-def _rows(base: Base, prompts: Sequence[str]) -> list[list[int]]:
-    """Token rows to compare on: the adapter's own prompts, then the shipped text."""
-    from transformers import AutoTokenizer
+def raise_breaches(
+    found: Sequence[str],
+    figures: Mapping[str, ParityFigures],
+    bounds: ParityBounds,
+    original: str = "the PyTorch original",
+) -> None:
+    """Raise a ParityError if anything was found, or figures break their bounds."""
+    breaches = [*found]
+    for name, figure in figures.items():
+        breaches += breaches_of(name, figure, bounds)
+    if breaches:
+        raise ParityError(
+            f"the parity gate failed: the built target does not agree with {original}",
+            problems=breaches,
+            hint="Nothing was shipped. `--no-parity` builds it all the same, marked as unchecked.",
+        )
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
-    rows = [tokenizer.encode(prompt)[:_ROW_TOKENS] for prompt in prompts]
-    text = tokenizer.encode(_TEXT.read_text(encoding="utf-8"))
+
+def parity_text() -> str:
+    """The text that ships to compare models on."""
+    return _TEXT.read_text(encoding="utf-8")
+
+
+def token_rows(encode: Callable[[str], Sequence[int]], prompts: Sequence[str]) -> list[list[int]]:
+    """Token rows to compare on: the adapter's own prompts, then the shipped text.
+
+    Args:
+        encode: Text to tokens, with those that begin every text.
+        prompts: The adapter's own.
+    """
+    rows = [list(encode(prompt)[:_ROW_TOKENS]) for prompt in prompts]
+    text = list(encode(parity_text()))
+    # Models that were trained with a token before every text compute nonsense without it.
+    first = list(encode(""))
+    first = first if text[: len(first)] == first else []
+    text, length = text[len(first) :], _ROW_TOKENS - len(first)
     count = sum(len(row) for row in rows)
     # A second pass half a row later, where a tokenizer makes few tokens of the text.
-    starts = [*range(0, len(text), _ROW_TOKENS), *range(_ROW_TOKENS // 2, len(text), _ROW_TOKENS)]
+    starts = [*range(0, len(text), length), *range(length // 2, len(text), length)]
     for start in starts:
         if count >= MIN_POSITIONS:
             break
-        rows.append(text[start : start + _ROW_TOKENS])
+        rows.append([*first, *text[start : start + length]])
         count += len(rows[-1])
     return [row for row in rows if len(row) > 1]
 
 
-def _compare_empty_sockets(
-    target: Path, contract: SocketContract, rows: Rows, threads: int
+def compare_empty_sockets(
+    plain: Path, socketed: Path, contract: SocketContract, rows: Rows, threads: int
 ) -> list[str]:
     """Step (a): a graph with empty sockets computes what the plain graph computes.
 
     Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
     graph in float32, other parts where there are sockets, so these are compared in float32.
+
+    Args:
+        plain: The graph without sockets, in a folder that genai loads.
+        socketed: The graph with sockets, in a folder that genai loads.
+        contract: Its sockets.
+        rows: Tokens to start from.
+        threads: Intra-op threads.
     """
     starts = [list(row[:48]) for row in rows[:3]]
+    both = (plain, socketed)
     if contract.dtype == "float16":
-        graphs = (float32_logits(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED)
+        graphs = (float32_logits(graph, starts, threads) for graph in both)
         return [
             f"empty sockets differ from the plain graph on row {index}: logits by up to "
             f"{np.abs(got - expected).max():.3g}"
             for index, (expected, got) in enumerate(zip(*graphs, strict=True))
             if not np.array_equal(expected, got)
         ]
-    plain, socketed = (
-        greedy_tokens(target, graph, starts, threads) for graph in _PLAIN_AND_SOCKETED
-    )
+    answers = (greedy_tokens(graph.parent, graph.name, starts, threads) for graph in both)
     return [
         f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
-        for index, (expected, got) in enumerate(zip(plain, socketed, strict=True))
+        for index, (expected, got) in enumerate(zip(*answers, strict=True))
         if expected != got
     ]
 
 
-def _compare_weights(
+def compare_weights(
     reference: TorchReference,
     weights: Mapping[str, QuantizedWeight],
-    quantized: Mapping[str, Blocks],
     bounds: ParityBounds,
+    quantized: Mapping[str, Blocks] | None = None,
 ) -> list[str]:
     """Step (d): how far each weight lies from its float original, and from what was quantized."""
+    quantized = quantized or {}
     found = []
     if HEAD in quantized and np.array_equal(reference.weight(HEAD), reference.weight(EMBEDDING)):
         quantized = {EMBEDDING: quantized[HEAD]} | dict(quantized)
@@ -263,8 +316,8 @@ def _compare_weights(
     return found
 
 
-def _measure(
-    reference: TorchReference,
+def measure(
+    reference: Reference,
     sessions: TargetSessions,
     name: str,
     onnx: Path | None,
@@ -282,7 +335,7 @@ def _measure(
         last.add(shipped[-1:], sessions.last(row, onnx))
         nll.add(shipped, row)
         nll_expected.add(expected, row)
-        if name and effect.n < _EFFECT_POSITIONS:
+        if name and effect.n < EFFECT_POSITIONS:
             effect.add(expected, reference.logits("", row))
     return ParityFigures(
         positions=exact.n,
@@ -298,7 +351,8 @@ def _measure(
     )
 
 
-def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+def breaches_of(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[str]:
+    """Say every bound that an adapter's figures break (``""`` is the base)."""
     who = f"adapter '{name}'" if name else "base"
     found = []
     # Written as `not a <= b`, so that NaN is a breach.
@@ -320,16 +374,26 @@ def _breaches(name: str, figures: ParityFigures, bounds: ParityBounds) -> list[s
             found.append(
                 f"{who}: {what}: mean KL {value:.3g}, bound {bounds.shipping_max_mean_kl:.3g}"
             )
+    if (compiled := figures.compiled) is not None:
+        if not compiled.top1 >= bounds.compiled_min_top1:
+            found.append(
+                f"{who}: compiled graphs: top-1 {compiled.top1:.2%} against the uncompiled ones, "
+                f"bound {bounds.compiled_min_top1:.2%}"
+            )
+        if not compiled.mean_kl <= bounds.shipping_max_mean_kl:
+            found.append(
+                f"{who}: compiled graphs: mean KL {compiled.mean_kl:.3g} against the uncompiled "
+                f"ones, bound {bounds.shipping_max_mean_kl:.3g}"
+            )
     limit = bounds.max_nll_increase
-    if limit is not None and not figures.nll_increase <= limit:
-        found.append(
-            f"{who}: quantization costs {figures.nll_increase:+.3f} nats a token, "
-            f"bound {limit:+.3f}"
-        )
+    cost = figures.nll_increase
+    if limit is not None and cost is not None and not cost <= limit:
+        found.append(f"{who}: quantization costs {cost:+.3f} nats a token, bound {limit:+.3f}")
     return found
 
 
-def _nll(reference: TorchReference, name: str, rows: Rows) -> float:
+def mean_nll(reference: TorchReference, name: str, rows: Rows) -> float:
+    """Mean negative log-likelihood of rows of tokens in torch, nats a token."""
     total = NllSum()
     for row in rows:
         total.add(reference.logits(name, row), row)

@@ -5,6 +5,8 @@ import onnx_ir as ir
 
 from edgekit.errors import BuildError
 
+_LAST = "/lm_head/last/Slice"
+
 
 def keep_last_logits(model: ir.Model) -> None:
     """Compute logits of the last position only, in place.
@@ -13,7 +15,7 @@ def keep_last_logits(model: ir.Model) -> None:
     largest matmul, and only the last row is sampled from.
     """
     graph = model.graph
-    head = _head_matmul(model)
+    head = head_matmul(model)
     bounds = [
         _constant(graph, name, value)
         for name, value in (
@@ -23,11 +25,19 @@ def keep_last_logits(model: ir.Model) -> None:
         )
     ]
     hidden = head.inputs[0]
-    last = ir.Node("", "Slice", [hidden, *bounds], name="/lm_head/last/Slice")
+    last = ir.Node("", "Slice", [hidden, *bounds], name=_LAST)
     last.outputs[0].name = "/lm_head/last/output_0"
     graph.insert_before(head, last)
     head.replace_input_with(0, last.outputs[0])
     _set_sequence_length_to_one(head.outputs[0])
+
+
+def keep_all_logits(model: ir.Model) -> None:
+    """Undo :func:`keep_last_logits`, in place."""
+    head = head_matmul(model)
+    last = head.inputs[0].producer() if head.inputs[0] is not None else None
+    if last is not None and last.name == _LAST:
+        head.replace_input_with(0, last.inputs[0])
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
@@ -79,7 +89,7 @@ def keep_whole_cache(model: ir.Model) -> None:
             node.attributes.pop("sliding_window_cache", None)
 
 
-def _head_matmul(model: ir.Model) -> ir.Node:
+def head_matmul(model: ir.Model) -> ir.Node:
     """The matmul that makes the logits, found by walking back from the output."""
     value = next((out for out in model.graph.outputs if out.name == "logits"), None)
     while value is not None and (node := value.producer()) is not None:

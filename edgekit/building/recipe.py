@@ -24,6 +24,7 @@ def arguments_of(recipe: BundleRecipe) -> dict[str, Any]:
         "name": recipe.name,
         "release": recipe.version,
         "base": recipe.base,
+        "base_onnx": recipe.base_onnx,
         "targets": recipe.targets,
         "adapters": adapters,
         "output": recipe.output,

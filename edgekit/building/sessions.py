@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekit.building.passes import set_accuracy_level, widen_to_float32
+from edgekit.building.passes import keep_whole_cache, set_accuracy_level, widen_to_float32
 from edgekit.building.weights import FOLDER_OPTION, load_graph, weights_folder
 from edgekit.targets import TargetProfile
 from edgekit_runtime.providers import BY_NAME, is_simulated, plugin_devices, provider_problem
@@ -46,7 +46,7 @@ class TargetSessions:
         """Logits (positions, vocabulary) with float32 compute."""
         import onnxruntime as ort
 
-        feeds = _feeds(self._exact, row, self._decoder)
+        feeds = feeds_of(self._exact, row, self._decoder)
         if adapter is not None:
             stored = ort.AdapterFormat.read_adapter(os.fspath(adapter)).get_parameters()
             feeds |= {name: value.numpy().astype(np.float32) for name, value in stored.items()}
@@ -75,8 +75,36 @@ class TargetSessions:
                 self._adapters[adapter] = ort.LoraAdapter()
                 self._adapters[adapter].Load(os.fspath(adapter))
             options.add_active_adapter(self._adapters[adapter])
-        (logits,) = session.run(["logits"], _feeds(session, row, self._decoder), options)
+        (logits,) = session.run(["logits"], feeds_of(session, row, self._decoder), options)
         return np.asarray(logits[0], np.float32)
+
+
+def open_sessions(
+    target: Path,
+    threads: int,
+    provider: str,
+    probe: Sequence[int],
+    on_message: Callable[[str], None] = lambda _: None,
+) -> TargetSessions:
+    """Sessions on a provider, or on the CPU where the device cannot compute the graph.
+
+    Args:
+        target: Directory with model.onnx and score.onnx.
+        threads: Intra-op threads of every session.
+        provider: The execution provider to try.
+        probe: Tokens to try it with.
+        on_message: Told why it is the CPU instead.
+    """
+    if provider != _CPU:
+        try:
+            sessions = TargetSessions(target, threads, provider)
+            sessions.score(probe, None)
+        except Exception as err:  # ONNX Runtime's errors share no base but this
+            reason = str(err).strip().splitlines()[0]
+            on_message(f"parity: {provider} cannot compute the graph here, the CPU does: {reason}")
+        else:
+            return sessions
+    return TargetSessions(target, threads)
 
 
 def gate_provider(profile: TargetProfile) -> str:
@@ -158,24 +186,25 @@ def greedy_generator(
 
 
 def float32_logits(
-    target: Path, graph: str, rows: Sequence[Sequence[int]], threads: int
+    graph: Path, rows: Sequence[Sequence[int]], threads: int
 ) -> list[npt.NDArray[np.float32]]:
-    """Logits of a graph, computed in float32 without an adapter, for each row of tokens."""
-    session = _session(_with_float32_compute(target / graph), _CPU, target, threads)
-    config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
-    feeds = (_feeds(session, row, config["model"]["decoder"]) for row in rows)
-    return [np.asarray(session.run(["logits"], feed)[0][0]) for feed in feeds]
+    """Logits of the last token of each row, computed in float32 without an adapter."""
+    session = _session(_with_float32_compute(graph), _CPU, graph.parent, threads)
+    config = json.loads((graph.parent / "genai_config.json").read_text(encoding="utf-8"))
+    feeds = (feeds_of(session, row, config["model"]["decoder"]) for row in rows)
+    return [np.asarray(session.run(["logits"], feed)[0][0, -1]) for feed in feeds]
 
 
 def _with_float32_compute(path: Path) -> bytes:
     """A copy of a graph that computes in float32 on the weights that ship; its weights aside."""
     model = load_graph(path)
+    keep_whole_cache(model)  # a model that came from elsewhere may have a ring
     set_accuracy_level(model, 1)
     widen_to_float32(model)
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def _feeds(
+def feeds_of(
     session: Any, row: Sequence[int], decoder: dict[str, Any]
 ) -> dict[str, npt.NDArray[Any]]:
     """Inputs of a first pass: token ids, mask, positions, and an empty key-value cache."""

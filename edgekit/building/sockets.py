@@ -12,6 +12,7 @@ Source: ONNX Runtime contrib operator MatMulNBits; ONNX IR spec on inputs with i
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -26,19 +27,30 @@ _LAYER_MATMUL = re.compile(
 _PEFT_BLOCK = {"attn": "self_attn", "self_attn": "self_attn", "mlp": "mlp"}
 
 
-def find_sockets(model: ir.Model, *, max_rank: int, dtype: str) -> SocketContract:
+# What one linear of a checkpoint like Phi-3's holds, in order; PEFT adapts it as one.
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+def find_sockets(
+    model: ir.Model, *, max_rank: int, dtype: str, prefused: bool = False
+) -> SocketContract:
     """Describe the sockets that a graph offers, without changing it.
 
     Args:
         model: A decoder whose linear layers are MatMulNBits nodes.
         max_rank: Largest rank of one projection's adapter.
         dtype: NumPy name of the graph's activation type.
+        prefused: The checkpoint itself has q/k/v and gate/up in one linear each, as Phi-3's has;
+            the graph may hold them packed or not.
 
     Raises:
         BuildError: If there is no quantized matmul in a decoder layer, or one is packed in a
             way that this pass does not know.
     """
-    sockets = tuple(_describe(model, node) for node in _matmuls(model))
+    sockets = tuple(_describe(model, node, prefused) for node in _matmuls(model))
     if not sockets:
         raise BuildError(
             "the graph has no MatMulNBits node in a decoder layer: nothing to plug adapters into",
@@ -102,9 +114,14 @@ def _optional_input(
     return value
 
 
+def is_layer_matmul(node: ir.Node) -> bool:
+    """Whether a node is a quantized matmul that gets a socket."""
+    return node.op_type == "MatMulNBits" and bool(_LAYER_MATMUL.match(node.name or ""))
+
+
 def _matmuls(model: ir.Model) -> Iterator[ir.Node]:
     for node in model.graph:
-        if node.op_type == "MatMulNBits" and _LAYER_MATMUL.match(node.name or ""):
+        if is_layer_matmul(node):
             yield node
 
 
@@ -118,36 +135,58 @@ def _socket_name(node: ir.Node) -> str:
     return _match(node)["path"].replace("/", ".")
 
 
-def _describe(model: ir.Model, node: ir.Node) -> Socket:
+def _describe(model: ir.Model, node: ir.Node, prefused: bool) -> Socket:
     match = _match(node)
-    block, projection = match["block"], match["proj"]
-    k, n = (node.attributes[key].as_int() for key in ("K", "N"))
+    block = match["block"]
     if block not in _PEFT_BLOCK:
         raise BuildError(f"{node.name}: unknown block '{block}' (known: {', '.join(_PEFT_BLOCK)})")
     prefix = f"model.layers.{match['layer']}.{_PEFT_BLOCK[block]}"
-    sizes = _part_sizes(model, match["layer"], projection, n)
-    parts, offset = [], 0
-    for name, size in sizes:
-        parts.append(SocketPart(module=f"{prefix}.{name}", offset=offset, n=size))
-        offset += size
-    if offset != n:
-        raise BuildError(f"{node.name}: its parts have {offset} outputs, the matmul has {n}")
-    return Socket(name=_socket_name(node), k=k, n=n, parts=tuple(parts))
+    parts = tuple(
+        replace(part, module=f"{prefix}.{part.module}")
+        for part in (_fused_part if prefused else _parts)(model, node)
+    )
+    n = _outputs(node)
+    if (covered := sum(part.n for part in parts)) != n:
+        raise BuildError(f"{node.name}: its parts have {covered} outputs, the matmul has {n}")
+    return Socket(name=_socket_name(node), k=node.attributes["K"].as_int(), n=n, parts=parts)
 
 
-def _part_sizes(model: ir.Model, layer: str, projection: str, n: int) -> list[tuple[str, int]]:
-    """Output features of each projection inside a (packed) matmul."""
+def _parts(model: ir.Model, node: ir.Node) -> list[SocketPart]:
+    """The projections inside a (packed) matmul, by their own names."""
+    match, n = _match(node), _outputs(node)
+    projection = match["proj"]
+    sizes = [n]
     if projection == "gate_up_proj":
-        return [("gate_proj", n // 2), ("up_proj", n // 2)]
-    if projection == "qkv_proj":
-        heads, kv_heads = _attention_heads(model, layer)
+        sizes = [n // 2, n // 2]
+    elif projection == "qkv_proj":
+        heads, kv_heads = _attention_heads(model, match["layer"])
         head_size = n // (heads + 2 * kv_heads)
-        return [
-            ("q_proj", heads * head_size),
-            ("k_proj", kv_heads * head_size),
-            ("v_proj", kv_heads * head_size),
-        ]
-    return [(projection, n)]
+        sizes = [heads * head_size, kv_heads * head_size, kv_heads * head_size]
+    names = _FUSED.get(projection, (projection,))
+    offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [
+        SocketPart(module=name, offset=offset, n=size)
+        for name, offset, size in zip(names, offsets, sizes, strict=True)
+    ]
+
+
+def _fused_part(model: ir.Model, node: ir.Node) -> list[SocketPart]:
+    """The part of a fused linear that a matmul holds: all of it, or one projection's rows."""
+    match = _match(node)
+    for fused, names in _FUSED.items():
+        if match["proj"] in names:
+            before = names[: names.index(match["proj"])]
+            start = sum(
+                _outputs(other)
+                for other in _matmuls(model)
+                if _match(other)["layer"] == match["layer"] and _match(other)["proj"] in before
+            )
+            return [SocketPart(module=fused, offset=0, n=_outputs(node), start=start)]
+    return [SocketPart(module=match["proj"], offset=0, n=_outputs(node))]
+
+
+def _outputs(node: ir.Node) -> int:
+    return node.attributes["N"].as_int()
 
 
 def _attention_heads(model: ir.Model, layer: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from edgekit.bases import Base
 from edgekit.building.export import DIGESTS_FILE, export_base
 from edgekit.building.parity import ParityFigures
 from edgekit.building.passes import keep_last_logits, keep_whole_cache
+from edgekit.building.prebuilt import context_limits, decoder_graph
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.building.weights import FOLDER_FROM_TARGET, FOLDER_OPTION, WeightStore
 from edgekit.bundling.write import write_json
@@ -22,8 +23,11 @@ from edgekit_runtime.manifest import TargetRecord
 from edgekit_runtime.providers import BY_NAME
 
 GRAPHS = {"base": "base.onnx", "model": "model.onnx", "score": "score.onnx"}
+STATIC_GRAPHS = {name: f"{name}.onnx" for name in ("prefill", "decode", "embed", "head")}
 SOCKETS_FILE = "sockets.json"
-_EXPORTED = {"model.onnx", "model.onnx.data", DIGESTS_FILE}
+# genai's configuration and the tokenizer's files.
+_BESIDE_A_GRAPH = {".json", ".jinja", ".model", ".txt"}
+_NOT_FOR_DEVICES = {DIGESTS_FILE, "config.json", "LICENSE.txt", "requirements.txt"}
 
 
 def write_target(
@@ -36,15 +40,22 @@ def write_target(
     """Export a base for a target and derive its graphs.
 
     ``base.onnx`` has no sockets, ``model.onnx`` has them, ``score.onnx`` has them and keeps the
-    logits of every position. All three read the bundle's weights.
+    logits of every position. All three read the bundle's weights. Static targets have graphs of
+    their own, see `edgekit.building.qnn.target_dir`.
     """
-    exported = export_base(base, profile, on_message=on_message)
+    if profile.builder == "static":
+        from edgekit.building.qnn.target_dir import write_static_target
+
+        return write_static_target(directory, base, profile, on_message)
+    exported = base.path if base.is_prebuilt else export_base(base, profile, on_message=on_message)
     directory.mkdir(parents=True)
     for file in sorted(exported.iterdir()):
-        if file.name not in _EXPORTED:
+        if file.suffix in _BESIDE_A_GRAPH and file.name not in _NOT_FOR_DEVICES:
             shutil.copyfile(file, directory / file.name)
     on_message("adding sockets")
-    contract = _write_graphs(exported / "model.onnx", directory, profile, store)
+    contract = _write_graphs(
+        decoder_graph(exported), directory, profile, store, prefused=base.is_prefused
+    )
     write_json(directory / SOCKETS_FILE, contract.to_dict())
     _write_genai_config(directory / "genai_config.json", profile, context_length(base, profile))
     return contract
@@ -56,11 +67,12 @@ def target_record(
     """The manifest's entry of a target whose directory was written."""
     quantization = profile.quantization.model_dump()
     path = f"targets/{profile.name}"
+    graphs = graphs_of(profile)
     return TargetRecord(
         execution_provider=profile.execution_provider,
         path=path,
-        graphs=GRAPHS,
-        weights=store.paths_of(profile.name, GRAPHS.values()),
+        graphs=graphs,
+        weights=store.paths_of(profile.name, graphs.values()) if graphs is GRAPHS else (),
         sockets=f"{path}/{SOCKETS_FILE}",
         dtype=profile.io_dtype,
         adapter_mechanism=profile.adapters.mechanism,
@@ -72,9 +84,18 @@ def target_record(
     )
 
 
+def graphs_of(profile: TargetProfile) -> Mapping[str, str]:
+    """Graph name to file name of a target."""
+    return STATIC_GRAPHS if profile.builder == "static" else GRAPHS
+
+
 def verified_on(figures: ParityFigures) -> str:
     """Where the gate ran: the providers that its nodes were given to, and the library."""
+    if figures.compiled is not None:
+        return figures.compiled.device
     library = f"onnxruntime {version('onnxruntime')}"
+    if figures.nll_torch is None:
+        library += ", without the float model"
     if len(figures.placement) == 1:
         return f"{next(iter(figures.placement))} {library}"
     shares = [f"{name} ({count} nodes)" for name, count in sorted(figures.placement.items())]
@@ -82,17 +103,25 @@ def verified_on(figures: ParityFigures) -> str:
 
 
 def context_length(base: Base, profile: TargetProfile) -> int:
-    """The base's own limit, capped by the profile."""
+    """The base's own limit, capped by the profile.
+
+    Beyond ``original_max_position_embeddings`` longrope (Phi-3, Phi-4-mini) turns every key by
+    other factors, those of the past too, and a key-value cache holds them as they were.
+    """
+    if base.is_prebuilt:
+        return min(profile.context_length, *context_limits(base))
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    own = int(config.get("max_position_embeddings") or profile.context_length)
-    return min(own, profile.context_length)
+    own = (config.get(f"{kind}max_position_embeddings") for kind in ("", "original_"))
+    return min(profile.context_length, *(int(limit) for limit in own if limit))
 
 
 def _write_graphs(
-    source: Path, directory: Path, profile: TargetProfile, store: WeightStore
+    source: Path, directory: Path, profile: TargetProfile, store: WeightStore, *, prefused: bool
 ) -> SocketContract:
     plain = _load(source)
-    contract = find_sockets(plain, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype)
+    contract = find_sockets(
+        plain, max_rank=profile.adapters.max_rank, dtype=profile.io_dtype, prefused=prefused
+    )
     keep_last_logits(plain)
     file = f"{profile.name}.data"
     store.save(plain, directory / GRAPHS["base"], file=file)

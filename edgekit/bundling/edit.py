@@ -16,8 +16,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
-from edgekit.bases import Base, resolve_base
+from edgekit.bases import ONNX_SOURCE, Base, resolve_base
 from edgekit.building.parity import ParityFigures, check_parity
+from edgekit.building.prebuilt import linear_shapes
+from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file, flush, replace_file
@@ -45,7 +47,8 @@ def add_adapter(
         bundle: Directory of the bundle.
         name: The new adapter's name.
         source: Where it comes from.
-        base: Where the float base is, if the manifest's name no longer finds it.
+        base: Where the float base is, if the manifest's name no longer finds it; for a bundle of a
+            prebuilt ONNX model, what that was made from.
         assume_base: Take an adapter whose recorded base name contradicts.
         parity: Run the parity gate for it.
         on_message: Called with a line of progress.
@@ -63,7 +66,8 @@ def add_adapter(
                 f"bundle '{bundle}' has an adapter '{name}' already",
                 hint=f"Remove it first: edgekit bundle remove {bundle} {name}",
             )
-        resolved = _bundle_base(manifest, base)
+        resolved = _bundle_base(bundle, manifest, base)
+        origin = resolve_base(base) if base and resolved.is_prebuilt else None
         read: dict[str, PeftAdapter] = {}
         figures: dict[str, ParityFigures] = {}
         contracts = {
@@ -74,18 +78,21 @@ def add_adapter(
         for target, record in manifest.targets.items():
             contract = contracts[target]
             on_message(f"converting '{name}' for target '{target}'")
-            read[target] = read_peft_adapter(
+            adapter = read_peft_adapter(
                 source.for_target(target),
-                resolved,
+                origin or resolved,
                 name=name,
                 max_rank=contract.max_rank,
                 assume_base=assume_base,
+                shapes=linear_shapes(resolved),
             )
+            read[target] = replace(adapter, binding="assumed") if origin else adapter
             files = write_adapter(
                 bundle, name, source, read[target], contract, target, stems[target]
             )
             if parity:
-                checked = check_parity(
+                check = check_prebuilt_parity if resolved.is_prebuilt else check_parity
+                checked = check(
                     bundle / record.path,
                     resolved,
                     contract,
@@ -164,8 +171,21 @@ def _marked(manifest: Manifest, parity: bool) -> Manifest:
     return replace(manifest, targets=unchecked)
 
 
-def _bundle_base(manifest: Manifest, reference: str | None) -> Base:
-    """The float base that the bundle was built from; another one is refused."""
+def _bundle_base(bundle: Path, manifest: Manifest, reference: str | None) -> Base:
+    """The base that the bundle was built from; another one is refused.
+
+    A bundle of a prebuilt ONNX model has all that there is of its base in its own graphs.
+    """
+    if manifest.base.source.startswith(ONNX_SOURCE):
+        target = next(iter(manifest.targets.values()))
+        return Base(
+            name=manifest.base.name,
+            source=manifest.base.source,
+            path=bundle / target.path,
+            fingerprint=manifest.base.fingerprint,
+            architecture=manifest.base.architecture,
+            license=manifest.base.license,
+        )
     try:
         base = resolve_base(reference or manifest.base.name)
     except BaseModelError as err:

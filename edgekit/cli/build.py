@@ -21,6 +21,10 @@ def build_command(
     base: Annotated[
         str | None, typer.Option(help="Alias, Hub id, Hugging Face directory, or .gguf file.")
     ] = None,
+    base_onnx: Annotated[
+        Path | None,
+        typer.Option(help="Somebody's int4 ONNX Runtime GenAI folder, taken instead of an export."),
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", help="NAME=PATH of a PEFT directory.")
     ] = None,
@@ -48,6 +52,9 @@ def build_command(
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write no bundle.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch.
@@ -56,15 +63,20 @@ def build_command(
         edgekit build bundles/demo/bundle.yaml
         edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
+        edgekit build --base-onnx downloads/phi-int4 --adapter legal=adapters/legal -o bundles/legal
+        edgekit build bundles/demo/bundle.yaml --target cpu --target cuda --dry-run
     """
     from edgekit_runtime.cli.console import console, write_json
 
-    arguments = _arguments(recipe, base, adapter or [], target or [], output, name, set_ or [])
+    arguments = _arguments(
+        recipe, base, base_onnx, adapter or [], target or [], output, name, set_ or []
+    )
     if quantization is not None:
         arguments["quantization"] = quantization
     if text is not None and not report_quantization:
         raise typer.BadParameter("--text needs --report-quantization")
     screen = console(stderr=True)
+    arguments |= {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     with screen.status("building …") as status:
 
         def show(message: str) -> None:
@@ -72,23 +84,26 @@ def build_command(
             if not screen.is_terminal:
                 screen.print(message, markup=False, highlight=False)
 
-        from edgekit.building.build import build
+        if dry_run:
+            from edgekit.building.plan import plan_build
+            from edgekit.cli.build_plan import show_plan
 
-        report = build(
-            **arguments,
-            parity=parity,
-            assume_base=assume_base,
-            overwrite=overwrite,
-            on_message=show,
-        )
-        figures = _costs(report, arguments["base"], text, show) if report_quantization else {}
-    if as_json:
-        costs = {name: figure.to_dict() for name, figure in figures.items()}
-        write_json(_to_json(report) | ({"quantization": costs} if report_quantization else {}))
+            plan = plan_build(**arguments, on_message=show)
+        else:
+            from edgekit.building.build import build
+
+            report, costs = build(**arguments, on_message=show), {}
+            if report_quantization:
+                costs = _costs(report, arguments["base"], text, show)
+    if dry_run:
+        write_json(plan.to_dict()) if as_json else show_plan(plan)
+    elif as_json:
+        figures = {name: figure.to_dict() for name, figure in costs.items()}
+        write_json(_to_json(report) | ({"quantization": figures} if report_quantization else {}))
     else:
         _print(report)
-        if figures:
-            print_costs(figures)
+        if costs:
+            print_costs(costs)
 
 
 def _costs(
@@ -112,6 +127,7 @@ def _costs(
 def _arguments(
     recipe: Path | None,
     base: str | None,
+    base_onnx: Path | None,
     adapters: list[str],
     targets: list[str],
     output: Path | None,
@@ -129,15 +145,18 @@ def _arguments(
         raise typer.BadParameter("--set needs a recipe")
     if base:
         arguments["base"] = base
+    if base_onnx:
+        arguments["base_onnx"] = base_onnx
     if output:
         arguments["output"] = output
     if targets:
         arguments["targets"] = tuple(targets)
     if adapters:
         arguments["adapters"] = arguments.get("adapters", {}) | _parse_adapters(adapters)
-    missing = [flag for flag in ("base", "output") if flag not in arguments]
+    missing = [] if {"base", "base_onnx"} & set(arguments) else ["--base or --base-onnx"]
+    missing += [] if "output" in arguments else ["--output"]
     if missing:
-        flags = " and ".join(f"--{flag}" for flag in missing)
+        flags = " and ".join(missing)
         raise typer.BadParameter(f"give a recipe, or say {flags}")
     arguments["name"] = name or arguments.get("name") or arguments["output"].resolve().name
     return arguments
@@ -155,6 +174,11 @@ def _parse_adapters(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"--adapter {key!r} is given twice")
         parsed[key] = AdapterSource(path=Path(path))
     return parsed
+
+
+def _show(figure: float | None, form: str) -> str:
+    """A figure, or nothing where it could not be measured."""
+    return "" if figure is None else format(figure, form)
 
 
 def _to_json(report: "BuildReport") -> dict[str, Any]:
@@ -190,13 +214,13 @@ def _print(report: "BuildReport") -> None:
             add_row(
                 table,
                 adapter or "(base)",
-                "" if figure.effect_kl is None else f"{figure.effect_kl:.2g}",
+                _show(figure.effect_kl, ".2g"),
                 f"{figure.exact_mean_kl:.1e}",
                 f"{figure.exact_top1:.2%}",
                 f"{figure.shipping_mean_kl:.1e}",
-                f"{figure.nll_torch:.3f}",
+                _show(figure.nll_torch, ".3f"),
                 f"{figure.nll_shipping:.3f}",
-                f"{figure.nll_increase:+.3f}",
+                _show(figure.nll_increase, "+.3f"),
             )
         screen.print(table)
     if len(report.seconds) > 1:

@@ -75,6 +75,31 @@ def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
     farthest = np.abs(blocks).argmax(-1)[..., None]
     # The range is one longer on the negative side, so the farthest value goes there.
     scales = np.take_along_axis(blocks, farthest, -1) / -np.float32(1 << (bits - 1))
+    return _rounded(blocks, scales, bits)
+
+
+def round_to_positive_scales(weight: Floats, *, bits: int, block_size: int) -> Blocks:
+    """Round a weight (out, in) for NPUs, whose scales are positive float16.
+
+    Scales are rounded to float16 first, and the weights to the scales that are left. The
+    largest of a block lies half a step beyond the end of the range, where it loses as much as
+    any other weight may.
+
+    Raises:
+        ValueError: If the inputs do not fill whole blocks, or float16 is too small for a scale.
+    """
+    rows, columns = weight.shape
+    if columns % block_size:
+        raise ValueError(f"{columns} inputs are no whole number of blocks of {block_size}")
+    blocks = weight.reshape(rows, -1, block_size).astype(np.float32)
+    farthest = np.abs(blocks).max(-1, keepdims=True)
+    scales = (farthest / np.float32((1 << (bits - 1)) - 0.5)).astype(np.float16)
+    if not np.isfinite(scales).all():
+        raise ValueError("a block's scale is too large for float16")
+    return _rounded(blocks, scales.astype(np.float32), bits)
+
+
+def _rounded(blocks: Floats, scales: Floats, bits: int) -> Blocks:
     scales = np.where(scales == 0, np.float32(1), scales)
     limit = 1 << (bits - 1)
     codes = np.clip(np.rint(blocks / scales), -limit, limit - 1).astype(np.int8)

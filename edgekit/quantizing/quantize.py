@@ -20,6 +20,7 @@ from edgekit.quantizing.weights import (
     HEAD,
     budget_bytes,
     float_weight,
+    has_own_head,
     site_of,
     weight_sizes,
     widths,
@@ -34,6 +35,7 @@ def quantize_base(
     base: Base,
     options: Quantization,
     *,
+    every: bool = False,
     cache_dir: Path | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Blocks]:
@@ -42,6 +44,8 @@ def quantize_base(
     Args:
         base: The float base.
         options: What was chosen.
+        every: Also return what the model builder rounds to the same numbers, if its weights are
+            float32. Float16 builders round what they have rounded to float16 before.
         cache_dir: The user's cache by default.
         on_message: Called with a line of progress.
 
@@ -54,11 +58,11 @@ def quantize_base(
     """
     sizes = weight_sizes(base)
     if not options.needs_text:
-        return _rounded(
-            base,
-            {name: bits for name, bits in widths(sizes, options).items() if bits != 4},
-            options,
-        )
+        bits = widths(sizes, options)
+        if not has_own_head(base):
+            bits.pop(EMBEDDING, None)  # it reads the head's bytes
+        chosen = {name: width for name, width in bits.items() if every or width != 4}
+        return _rounded(base, chosen, options)
     directory = (cache_dir or default_cache_dir()) / "quantized"
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{_key(base, options)}.safetensors"

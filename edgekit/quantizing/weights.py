@@ -33,6 +33,11 @@ def weight_sizes(base: Base) -> dict[str, int]:
     return {HEAD: sizes[EMBEDDING]} | sizes
 
 
+def has_own_head(base: Base) -> bool:
+    """Whether the head is a weight of its own, not the embedding's."""
+    return any(name == HEAD for name, _ in _shapes(base))
+
+
 def site_of(name: str) -> str:
     """The matmul that a layer's weight may be packed into."""
     match = _LAYER_WEIGHT.match(name)

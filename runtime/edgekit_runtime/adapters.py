@@ -11,7 +11,7 @@ from typing import Any
 from edgekit_runtime.adapter_file import AdapterFile
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import AdapterError
-from edgekit_runtime.native import Graph
+from edgekit_runtime.graphs import DecoderGraph
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Resident:
 class AdapterLease:
     """Keeps an adapter loaded while a generator uses it."""
 
-    def __init__(self, resident: _Resident, container: Any, graph: Graph) -> None:
+    def __init__(self, resident: _Resident, container: Any, graph: DecoderGraph) -> None:
         self._resident: _Resident | None = resident
         self._container = container
         self._graph = graph
@@ -86,7 +86,7 @@ class AdapterPool:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: DecoderGraph,
         *,
         contract: SocketContract,
         find: Callable[[str], AdapterSource],

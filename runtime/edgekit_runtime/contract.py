@@ -18,11 +18,19 @@ class SocketPart:
         module: PEFT's module path, e.g. ``model.layers.0.self_attn.q_proj``.
         offset: First output column of this projection.
         n: Number of output columns.
+        start: First of the module's outputs that lies here: above 0 where a graph cuts up what
+            the checkpoint has in one linear (Phi-3's ``qkv_proj``).
     """
 
     module: str
     offset: int
     n: int
+    start: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        known = {"module": self.module, "offset": self.offset, "n": self.n}
+        return known | ({"start": self.start} if self.start else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +67,14 @@ class SocketContract:
     Attributes:
         dtype: NumPy name of A's and B's type.
         max_rank: Largest rank of one projection's adapter.
+        static_rank: The one rank that every tensor has, padded with zeros, where the graph's
+            shapes are fixed; None where ranks are free.
     """
 
     dtype: str
     max_rank: int
     sockets: tuple[Socket, ...]
+    static_rank: int | None = None
 
     @classmethod
     def from_dict(cls, value: object, problems: list[str]) -> Self:
@@ -73,22 +84,22 @@ class SocketContract:
             dtype=fields.text("dtype"),
             max_rank=fields.number("max_rank"),
             sockets=fields.objects("sockets", _read_socket),
+            static_rank=fields.number("static_rank", 0) or None,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
+        static = {} if self.static_rank is None else {"static_rank": self.static_rank}
         return {
             "dtype": self.dtype,
             "max_rank": self.max_rank,
+            **static,
             "sockets": [
                 {
                     "name": socket.name,
                     "k": socket.k,
                     "n": socket.n,
-                    "parts": [
-                        {"module": part.module, "offset": part.offset, "n": part.n}
-                        for part in socket.parts
-                    ],
+                    "parts": [part.to_dict() for part in socket.parts],
                 }
                 for socket in self.sockets
             ],
@@ -126,7 +137,9 @@ class SocketContract:
         rank = a.shape[1] if len(a.shape) == 2 else -1
         if len(a.shape) != 2 or a.shape[0] != socket.k:
             found.append(f"{socket.a_name}: expected shape ({socket.k}, r), got {_show(a.shape)}")
-        elif not 1 <= rank <= limit:
+        elif self.static_rank is not None and rank != self.static_rank:
+            found.append(f"{socket.a_name}: expected rank {self.static_rank}, got {rank}")
+        elif self.static_rank is None and not 1 <= rank <= limit:
             found.append(f"{socket.a_name}: expected rank 1 to {limit}, got {rank}")
         expected = ("r" if rank < 0 else rank, socket.n)
         if len(b.shape) != 2 or b.shape[1] != socket.n or (rank >= 0 and b.shape[0] != rank):
@@ -154,7 +167,10 @@ def _read_socket(fields: Fields) -> Socket:
         parts=fields.objects(
             "parts",
             lambda part: SocketPart(
-                module=part.text("module"), offset=part.number("offset"), n=part.number("n")
+                module=part.text("module"),
+                offset=part.number("offset"),
+                n=part.number("n"),
+                start=part.number("start", 0),
             ),
         ),
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgekit_runtime.adapters import AdapterLease
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.errors import GenerationError
-from edgekit_runtime.native import Graph
+from edgekit_runtime.graphs import DecoderGraph
 from edgekit_runtime.sampling import Sampler
 
 # Native calls cannot be interrupted: a long prompt goes in by pieces, which costs nothing
@@ -39,7 +39,7 @@ class Decoder:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: DecoderGraph,
         *,
         limit_tokens: int,
         capacity_tokens: int,

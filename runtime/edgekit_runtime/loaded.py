@@ -9,8 +9,10 @@ from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import AdapterError, BundleError, GenerationError, TargetError
+from edgekit_runtime.graphs import DecoderGraph
 from edgekit_runtime.locking import TurnLock
 from edgekit_runtime.native import Graph, Tokenizer, default_threads
+from edgekit_runtime.static_graph import STATIC_INPUTS, StaticGraph
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -47,7 +49,7 @@ class LoadedTarget:
         _check_settings(self.threads, adapter_budget_bytes, self.context_length, longest)
         self.lock = TurnLock()
         self._budget_bytes = adapter_budget_bytes
-        self._graphs: dict[GraphKind, Graph] = {}
+        self._graphs: dict[GraphKind, DecoderGraph] = {}
         self._pools: dict[GraphKind, AdapterPool] = {}
         self._tokenizer: Tokenizer | None = None
         self._decoders: weakref.WeakSet[Decoder] = weakref.WeakSet()
@@ -63,18 +65,14 @@ class LoadedTarget:
                 self._tokenizer = graph.new_tokenizer()
             return self._tokenizer
 
-    def graph(self, kind: GraphKind) -> Graph:
-        """A graph of the target."""
+    def graph(self, kind: GraphKind) -> DecoderGraph:
+        """A graph of the target; static graphs are the same one for every kind."""
         with self.lock:
             self._check_open()
             if kind not in self._graphs:
-                self._graphs[kind] = Graph(
-                    folder=self.bundle.path / self.record.path,
-                    filename=self._filename(kind),
-                    threads=self.threads,
-                    lock=self.lock,
-                    provider=self.record.execution_provider,
-                )
+                loaded = next(iter(self._graphs.values()), None)
+                is_static = self.record.adapter_mechanism == STATIC_INPUTS
+                self._graphs[kind] = loaded if loaded and is_static else self._load(kind)
             return self._graphs[kind]
 
     def pool(self, kind: GraphKind = "model") -> AdapterPool:
@@ -162,6 +160,24 @@ class LoadedTarget:
             self._pools.clear()
             self._tokenizer = None
             self._graphs.clear()
+
+    def _load(self, kind: GraphKind) -> DecoderGraph:
+        folder = self.bundle.path / self.record.path
+        if self.record.adapter_mechanism == STATIC_INPUTS:
+            return StaticGraph(
+                folder=folder,
+                graphs=self.record.graphs,
+                execution_provider=self.record.execution_provider,
+                threads=self.threads,
+                lock=self.lock,
+            )
+        return Graph(
+            folder=folder,
+            filename=self._filename(kind),
+            threads=self.threads,
+            lock=self.lock,
+            provider=self.record.execution_provider,
+        )
 
     def _contract(self) -> SocketContract:
         problems: list[str] = []

@@ -74,6 +74,30 @@ def test_projections_without_an_adapter_take_no_rank_and_get_nothing(
     np.testing.assert_array_equal(b[:, 16:], lora.b.T)
 
 
+def test_sockets_that_share_a_fused_linear_take_their_own_rows_of_it() -> None:
+    starts = {"q_proj": 0, "k_proj": 12, "v_proj": 16}
+    cut = SocketContract(
+        dtype="float32",
+        max_rank=8,
+        sockets=tuple(
+            Socket(
+                name=name,
+                k=K,
+                n=n,
+                parts=(SocketPart(module=module("qkv_proj"), offset=0, n=n, start=starts[name]),),
+            )
+            for name, n in QKV
+        ),
+    )
+    lora = pair(3, K, 20, seed=1)
+    packed = to_sockets({module("qkv_proj"): lora}, cut)
+    x = np.random.default_rng(9).standard_normal((7, K), np.float32)
+    parts = [x @ packed[f"{name}.lora_A"] @ packed[f"{name}.lora_B"] for name, _ in QKV]
+    np.testing.assert_allclose(
+        np.concatenate(parts, axis=1), x @ lora.a.T @ lora.b.T, rtol=1e-5, atol=1e-5
+    )
+
+
 def test_a_module_without_a_socket_is_refused(contract: SocketContract) -> None:
     loras = {module("q_proj"): pair(2, K, 12, 1), module("q_proj", 1): pair(2, K, 12, 1)}
     with pytest.raises(PeftAdapterError) as caught:

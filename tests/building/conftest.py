@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.bases import Base, resolve_base
+from edgekit.building.weights import weights_folder
 from edgekit_runtime.contract import SocketContract
 
 
@@ -18,8 +19,11 @@ class BuiltTarget:
     contract: SocketContract
 
     def copy(self, to: Path) -> "BuiltTarget":
-        shutil.copytree(self.directory, to)
-        return BuiltTarget(to, self.base, self.contract)
+        """A copy with weights of its own, as they lie in a bundle."""
+        shutil.copytree(weights_folder(self.directory), to / "weights")
+        directory = to / "targets" / self.directory.name
+        shutil.copytree(self.directory, directory)
+        return BuiltTarget(directory, self.base, self.contract)
 
 
 @pytest.fixture(scope="session")

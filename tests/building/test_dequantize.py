@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from edgekit.building.dequantize import quantized_weights
+from edgekit.building.weights import load_graph
 from edgekit.errors import BuildError
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 from tests.building.conftest import BuiltTarget
@@ -113,7 +114,7 @@ def test_a_quantized_embedding_is_read_back_as_onnx_runtime_looks_it_up(table_ty
 def test_a_tied_embedding_is_read_through_the_reshape_that_shares_the_head(
     built_target: BuiltTarget,
 ) -> None:
-    model = ir.load(built_target.directory / "score.onnx")
+    model = load_graph(built_target.directory / "score.onnx")
     assert any(node.op_type == "Reshape" and "embed" in str(node.name) for node in model.graph)
     weights = quantized_weights(model, built_target.contract)
     head, table = weights["lm_head.weight"], weights["model.embed_tokens.weight"]
@@ -125,7 +126,7 @@ def test_every_decoder_linear_of_a_built_graph_is_read(built_target: BuiltTarget
     from safetensors.numpy import load_file
 
     weights = quantized_weights(
-        ir.load(built_target.directory / "score.onnx"), built_target.contract
+        load_graph(built_target.directory / "score.onnx"), built_target.contract
     )
     stored = load_file(built_target.base.path / "model.safetensors")
     linears = {key for key, value in stored.items() if value.ndim == 2}

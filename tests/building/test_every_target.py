@@ -1,5 +1,7 @@
 """One bundle for every generic target: built from one base, checked here, its weights shared."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from edgekit_runtime import Bundle
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 from edgekit_runtime.errors import TargetError
 from tests.peft_adapters import make_peft_adapter
+from tests.runtime.bundle_edits import replace_file, seal
 
 TARGETS = ("cpu", "cuda", "webgpu", "directml", "openvino")
 
@@ -69,7 +72,7 @@ def test_adapters_are_stored_by_layout(report: BuildReport) -> None:
 def test_the_graphs_compute_alike(report: BuildReport) -> None:
     row = [1, 5, 9, 33, 80, 4, 7, 120]
     logits = {
-        target: float32_logits(report.output / "targets" / target, "score.onnx", [row], 1)[0]
+        target: float32_logits(report.output / "targets" / target / "score.onnx", [row], 1)[0]
         for target in TARGETS
     }
     np.testing.assert_array_equal(logits["cpu"], logits["openvino"])
@@ -110,8 +113,6 @@ def test_a_target_without_its_device_is_refused(report: BuildReport, target: str
 def test_an_adapter_is_added_to_every_target(
     report: BuildReport, tiny_base: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     bundle = tmp_path / "bundle"
     shutil.copytree(report.output, bundle)
     peft = make_peft_adapter(tiny_base, tmp_path / "gamma", seed=3)
@@ -124,8 +125,6 @@ def test_an_adapter_is_added_to_every_target(
 def test_a_float16_graph_with_a_wrong_weight_fails_the_gate(
     report: BuildReport, tiny_base: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     from edgekit.bases import resolve_base
     from edgekit.building.parity import check_parity
     from edgekit.errors import ParityError
@@ -156,8 +155,6 @@ def test_a_float16_graph_with_a_wrong_weight_fails_the_gate(
 
 
 def contract_of(path: Path) -> SocketContract:
-    import json
-
     problems: list[str] = []
     contract = SocketContract.from_dict(json.loads(path.read_text(encoding="utf-8")), problems)
     assert not problems
@@ -187,3 +184,28 @@ def test_file_stems_do_not_depend_on_the_order_of_targets() -> None:
         "directml": "float16-directml",
         "webgpu": "float16",
     }
+
+
+def test_a_float16_target_runs_through_the_engine(report: BuildReport, tmp_path: Path) -> None:
+    """The CUDA target as this machine can run it: the same files, computed by the CPU provider."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(report.output, bundle)
+    config_path = bundle / "targets/cuda/genai_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["model"]["decoder"]["session_options"]["provider_options"] = []
+    replace_file(bundle, "targets/cuda/genai_config.json", json.dumps(config).encode())
+    seal(bundle, lambda m: m["targets"]["cuda"].update(execution_provider="CPUExecutionProvider"))
+    tokens = [1, 5, 9, 33, 80, 7]
+    with (
+        Bundle.open(bundle, cache_dir=None) as opened,
+        opened.engine("cuda", threads=1) as half,
+        opened.engine("cpu", threads=1) as full,
+    ):
+        for adapter in (None, "alpha"):
+            np.testing.assert_allclose(
+                half.token_log_probs(tokens, adapter=adapter),
+                full.token_log_probs(tokens, adapter=adapter),
+                atol=0.5,  # other rounding of weights and activations; logits reach 10
+            )
+        answer = half.generate("the card", adapter="alpha", max_new_tokens=4)
+        assert len(answer.token_ids) == 4

@@ -13,6 +13,7 @@ import pytest
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import LoraPair, PeftAdapter, read_peft_adapter
 from edgekit.building.parity import MIN_POSITIONS, AdapterFiles, ParityFigures, check_parity
+from edgekit.building.weights import load_graph, weights_folder
 from edgekit.errors import ParityError
 from edgekit.targets import ParityBounds
 from tests.building.conftest import BuiltTarget
@@ -242,12 +243,12 @@ def test_one_changed_int4_weight_fails_and_is_named(
     built_target: BuiltTarget, alpha: PeftAdapter, tmp_path: Path
 ) -> None:
     target = built_target.copy(tmp_path / "target")
-    model = ir.load(target.directory / "score.onnx")
+    model = load_graph(target.directory / "score.onnx")
     name = "model.layers.1.attn.o_proj.MatMul.weight_Q4"
     tensor = model.graph.initializers[name].const_value
     assert isinstance(tensor, ir.ExternalTensor)
     assert tensor.offset is not None
-    with (target.directory / "model.onnx.data").open("r+b") as file:
+    with (weights_folder(target.directory) / "cpu.data").open("r+b") as file:
         # Row 3 of 128 inputs (64 bytes a row), the second byte's high nibble: column 3.
         file.seek(tensor.offset + 3 * 64 + 1)
         byte = file.read(1)[0]
@@ -276,7 +277,6 @@ def test_the_gate_writes_nothing_to_the_target(
         "chat_template.jinja",
         "genai_config.json",
         "model.onnx",
-        "model.onnx.data",
         "score.onnx",
         "sockets.json",
         "tokenizer.json",

@@ -12,6 +12,7 @@ import pytest
 
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.errors import BuildError
+from edgekit_runtime.contract import SocketContract, SocketPart
 
 K, N, BLOCK = 32, 48, 16
 
@@ -99,6 +100,43 @@ def test_the_unpacked_layout_of_directml_has_a_socket_for_each_projection() -> N
     added = {value.name: value.dtype for value in model.graph.inputs if "lora" in str(value.name)}
     assert len(added) == 10
     assert set(added.values()) == {ir.DataType.FLOAT16}
+
+
+def test_a_fused_checkpoint_keeps_its_own_names_packed() -> None:
+    model = decoder(
+        ("/model/layers.0/attn/qkv_proj/MatMul_Q4", 48),
+        ("/model/layers.0/mlp/gate_up_proj/MatMul_Q4", 64),
+        ("/model/layers.0/mlp/down_proj/MatMul_Q4", 32),
+    )
+    contract = find_sockets(model, max_rank=8, dtype="float32", prefused=True)
+    assert [socket.parts for socket in contract.sockets] == [
+        (SocketPart(module="model.layers.0.self_attn.qkv_proj", offset=0, n=48),),
+        (SocketPart(module="model.layers.0.mlp.gate_up_proj", offset=0, n=64),),
+        (SocketPart(module="model.layers.0.mlp.down_proj", offset=0, n=32),),
+    ]
+
+
+def test_a_fused_checkpoint_that_the_graph_cuts_up_is_told_by_its_rows() -> None:
+    model = decoder(
+        ("/model/layers.1/attn/q_proj/MatMul_Q4", 99),
+        ("/model/layers.0/attn/q_proj/MatMul_Q4", 32),
+        ("/model/layers.0/attn/k_proj/MatMul_Q4", 16),
+        ("/model/layers.0/attn/v_proj/MatMul_Q4", 8),
+        ("/model/layers.0/mlp/gate_proj/MatMul_Q4", 48),
+        ("/model/layers.0/mlp/up_proj/MatMul_Q4", 48),
+    )
+    contract = find_sockets(model, max_rank=8, dtype="float32", prefused=True)
+    parts = [part for socket in contract.sockets[1:] for part in socket.parts]
+    assert [(part.module.rpartition(".")[2], part.start, part.n) for part in parts] == [
+        ("qkv_proj", 0, 32),
+        ("qkv_proj", 32, 16),
+        ("qkv_proj", 48, 8),
+        ("gate_up_proj", 0, 48),
+        ("gate_up_proj", 48, 48),
+    ]
+    problems: list[str] = []
+    assert SocketContract.from_dict(contract.to_dict(), problems) == contract
+    assert problems == []
 
 
 def test_the_head_gets_no_socket() -> None:

@@ -1,0 +1,1 @@
+"""The static pipeline for NPU compilers: graphs of fixed shape, compiled offline for QNN."""
