@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from edgekit.quantizing.blocks import Blocks
+from edgekit.quantizing.weights import HEAD
 
 # Shrinking a block's range cuts its largest weight off and makes every other step finer.
 _RANGES = (1.0, 0.95, 0.9, 0.85, 1.05)
@@ -21,7 +22,7 @@ _MAX_HESSIAN_BYTES = 1 << 30
 def round_with_gptq(
     model: Any, widths: Mapping[str, int], rows: torch.Tensor, *, block_size: int
 ) -> Iterator[tuple[str, Blocks]]:
-    """Round linear layers of a model.
+    """Round linear layers of a model, its head too.
 
     Args:
         model: The float base in transformers; it stays as it is.
@@ -78,7 +79,8 @@ def _input_products(
     try:
         with torch.inference_mode():
             for row in rows:
-                model(row[None], use_cache=False, logits_to_keep=1)
+                # Only a head that is being rounded has to see every position.
+                model(row[None], use_cache=False, logits_to_keep=0 if HEAD in linears else 1)
     finally:
         for handle in handles:
             handle.remove()

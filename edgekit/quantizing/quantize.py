@@ -18,9 +18,9 @@ from edgekit.quantizing.options import Quantization
 from edgekit.quantizing.weights import (
     EMBEDDING,
     HEAD,
+    budget_bytes,
     float_weight,
     has_own_head,
-    is_layer_weight,
     site_of,
     weight_sizes,
     widths,
@@ -116,7 +116,7 @@ def _calibrated(
         ]
         rounded = _rounded(base, dict.fromkeys(candidates, 4), options)
         parts = kl_by_site(model, rounded, rows, tied=tied)
-        sites = worth_eight_bits(parts, _site_sizes(sizes), _budget_bytes(sizes, options))
+        sites = worth_eight_bits(parts, _site_sizes(sizes), budget_bytes(sizes, options))
     bits = widths(sizes, options, sites)
     if problems := [f"{name}: not in the loaded model" for name in bits if name not in names]:
         raise BuildError(f"base '{base.name}' cannot be calibrated", problems=problems)
@@ -124,15 +124,17 @@ def _calibrated(
         return _rounded(base, {name: width for name, width in bits.items() if width != 4}, options)
     if is_tied:
         bits.pop(EMBEDDING, None)
-    ends = {name: width for name, width in bits.items() if not is_layer_weight(name)}
-    blocks = _rounded(base, ends, options)
-    layers = {name: width for name, width in bits.items() if is_layer_weight(name)}
     if options.algorithm == "gptq":
-        for name, block in round_with_gptq(model, layers, rows, block_size=options.block_size):
-            on_message(f"gptq: {name}")
+        # What has 8 bits needs no help, and an embedding is read, not multiplied.
+        helped = {name: w for name, w in bits.items() if w == 4 and name != EMBEDDING}
+        blocks = _rounded(
+            base, {name: w for name, w in bits.items() if name not in helped}, options
+        )
+        for name, block in round_with_gptq(model, helped, rows, block_size=options.block_size):
+            on_message(f"gptq: {name} ({len(blocks) + 1} of {len(bits)})")
             blocks[name] = block
         return blocks
-    blocks |= _rounded(base, layers, options)
+    blocks = _rounded(base, bits, options)
     steps = options.calibration.steps
     return tune_blocks(
         model,
@@ -149,12 +151,6 @@ def _site_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     for name, size in sizes.items():
         by_site[site_of(name)] = by_site.get(site_of(name), 0) + size
     return by_site
-
-
-def _budget_bytes(sizes: Mapping[str, int], options: Quantization) -> float:
-    """What 8-bit weights may add to 4 bits and a float32 scale for 32 weights everywhere."""
-    stored = [name for name in sizes if name != EMBEDDING]
-    return options.eight_bit_budget * sum(sizes[name] for name in stored) * (4 / 8 + 4 / 32)
 
 
 def quantization_facts(options: Quantization) -> dict[str, Any]:

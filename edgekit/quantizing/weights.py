@@ -84,6 +84,12 @@ def widths(
     return bits
 
 
+def budget_bytes(sizes: Mapping[str, int], options: Quantization) -> float:
+    """What 8-bit weights may add to 4 bits and a float32 scale for 32 weights everywhere."""
+    stored = [name for name in sizes if name != EMBEDDING]
+    return options.eight_bit_budget * sum(sizes[name] for name in stored) * (4 / 8 + 4 / 32)
+
+
 def float_weight(base: Base, name: str) -> Floats:
     """Read one weight; the head is the embedding where they are tied.
 

@@ -66,7 +66,7 @@ def test_calibration_brings_the_model_nearer_to_its_float_self(
 ) -> None:
     blocks = quantize_base(base, options(algorithm=algorithm), cache_dir=tmp_path / "one")
     assert blocks.keys() == rounded.keys()
-    share = {"gptq": 0.97, "tuned": 0.8}[algorithm]
+    share = {"gptq": 0.97, "tuned": 0.9}[algorithm]
     assert mean_kl(base, blocks) < share * mean_kl(base, rounded)
     again = quantize_base(base, options(algorithm=algorithm), cache_dir=tmp_path / "two")
     for name, weight in blocks.items():
@@ -80,10 +80,10 @@ def test_calibration_brings_the_model_nearer_to_its_float_self(
     assert all(np.array_equal(cached[name].codes, blocks[name].codes) for name in blocks)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "qwen2"])
+@pytest.mark.parametrize("family", ["gemma", "qwen2"])
 def test_tuned_weights_ship_and_the_gate_knows_them(family: str, tmp_path: Path) -> None:
-    """Gemma ties its head, softcaps its logits and scales its embedding; Qwen has biases."""
-    path = make_tiny_model(tmp_path / family, family, tied=family == "gemma2")
+    """Gemma ties its head and scales its embedding; Qwen has biases."""
+    path = make_tiny_model(tmp_path / family, family, tied=family == "gemma")
     text = "algorithm=tuned,eight_bit=*.down_proj,calibration.rows=8,calibration.row_tokens=32"
     report = build(
         name="tuned",
