@@ -19,6 +19,7 @@ from edgekit.building.memory import (
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.target_checks import TargetCheck, check_target, short_name
 from edgekit.targets import TargetProfile
+from edgekit_runtime.static_graph import QNN
 
 TIMED_ON = (
     "by what SmolLM2-135M took on one core of an AMD Zen 5 (AVX512-VNNI); longer on a busy or "
@@ -33,6 +34,9 @@ _EXPORT_SECONDS_PER_WEIGHT = 45e-9
 _WRITE_SECONDS_PER_WEIGHT = 25e-9
 _BASE_GATE_SECONDS_PER_WEIGHT = 0.41e-6
 _ADAPTER_GATE_SECONDS_PER_WEIGHT = 0.2e-6
+# Compiling both graphs for QNN took 105; 256 positions on its simulator about 330.
+_COMPILE_SECONDS_PER_WEIGHT = 1.0e-6
+_SIMULATOR_SECONDS_PER_WEIGHT = 12e-9  # and position
 # Three graphs of a target, for each decoder layer: 7 + 11 + 11 kB for SmolLM2.
 _GRAPH_BYTES_PER_LAYER = 29_000
 
@@ -195,7 +199,8 @@ class _Planner:
             name=profile.name,
             steps=(
                 export_step,
-                f"sockets and three graphs; {store_step}",
+                f"sockets and {'two' if profile.builder == 'static' else 'three'} graphs; "
+                f"{store_step}",
                 *adapter_steps,
                 gate_step,
             ),
@@ -220,7 +225,11 @@ class _Planner:
     def _export(self, profile: TargetProfile) -> tuple[str, float]:
         if profile.builder == "static":
             provider = short_name(profile.execution_provider)
-            return f"static graphs, compiled for {provider}", self._export_seconds()
+            seconds = self._export_seconds()
+            if profile.execution_provider != QNN:
+                return f"static graphs for {provider}", seconds
+            seconds += _COMPILE_SECONDS_PER_WEIGHT * self._shape.n_weights
+            return f"static graphs, compiled for {provider}", seconds
         path = export_path(self._inputs.base, profile)
         if earlier := self._earlier(("export", path.name), profile):
             return f"int4 graph: the export of '{earlier}'", 0.0
@@ -231,7 +240,7 @@ class _Planner:
     def _store(self, profile: TargetProfile, weights: int) -> tuple[str, int]:
         """What becomes of a target's weights, and how many bytes of them are new."""
         what = ("weights", profile.io_dtype, _rounding(profile))
-        earlier = self._earlier(what, profile)
+        earlier = None if profile.builder == "static" else self._earlier(what, profile)
         if earlier is None:
             return f"weights of their own, {weights / 1e6:.1f} MB", weights
         if adapter_layout(self._inputs.profiles[earlier]) == adapter_layout(profile):
@@ -272,6 +281,9 @@ class _Planner:
         provider = short_name(check.verified_on)
         per_weight = _BASE_GATE_SECONDS_PER_WEIGHT + n_adapters * _ADAPTER_GATE_SECONDS_PER_WEIGHT
         what_is_checked = "the base" + (f", {n_adapters} adapters" if n_adapters else "")
+        if profile.execution_provider == QNN:
+            positions = profile.parity.compiled_positions * (1 + n_adapters)
+            per_weight += _SIMULATOR_SECONDS_PER_WEIGHT * positions
         seconds = per_weight * self._shape.n_weights
         return f"parity gate on {provider}: {what_is_checked}", seconds
 
