@@ -17,6 +17,7 @@ from edgekit.building.memory import (
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.target_checks import TargetCheck, check_target, short_name
 from edgekit.targets import TargetProfile
+from edgekit_runtime.static_graph import QNN
 
 # Processor seconds of `edgekit build` with OMP_NUM_THREADS=1 on that machine: exports of 2, 135 and
 # 200 million weights took 8, 14 and 17; of 135 million, graphs and digests took 3, the gate of the
@@ -25,7 +26,9 @@ START_SECONDS = 6.0
 _EXPORT_SECONDS = 8.0
 _EXPORT_SECONDS_PER_WEIGHT = 45e-9
 _WRITE_SECONDS_PER_WEIGHT = 25e-9
-_COMPILE_SECONDS_PER_WEIGHT = 1e-6  # both graphs of 135 million, for QNN: 130; not its simulator
+# Compiling both graphs for QNN took 105; 256 positions on its simulator about 330.
+_COMPILE_SECONDS_PER_WEIGHT = 1.0e-6
+_SIMULATOR_SECONDS_PER_WEIGHT = 12e-9  # and position
 _BASE_GATE_SECONDS_PER_WEIGHT = 0.41e-6
 _ADAPTER_GATE_SECONDS_PER_WEIGHT = 0.2e-6
 # Three graphs of a target, for each decoder layer: 7 + 11 + 11 kB for SmolLM2.
@@ -105,7 +108,8 @@ class Planner:
             name=profile.name,
             steps=(
                 export_step,
-                f"sockets and three graphs; {store_step}",
+                f"sockets and {'two' if profile.builder == 'static' else 'three'} graphs; "
+                f"{store_step}",
                 *adapter_steps,
                 gate_step,
             ),
@@ -130,7 +134,10 @@ class Planner:
     def _export(self, profile: TargetProfile) -> tuple[str, float]:
         if profile.builder == "static":
             provider = short_name(profile.execution_provider)
-            seconds = _COMPILE_SECONDS_PER_WEIGHT * self._shape.n_weights
+            seconds = self._export_seconds()
+            if profile.execution_provider != QNN:
+                return f"static graphs for {provider}", seconds
+            seconds += _COMPILE_SECONDS_PER_WEIGHT * self._shape.n_weights
             return f"static graphs, compiled for {provider}", seconds
         path = export_path(self._inputs.base, profile)
         if earlier := self._earlier(("export", path.name), profile):
@@ -141,10 +148,17 @@ class Planner:
 
     def _store(self, profile: TargetProfile, weights: int) -> tuple[str, int]:
         """What becomes of a target's weights, and how many bytes of them are new."""
-        what = ("weights", profile.io_dtype, _rounding(profile))
-        earlier = self._earlier(what, profile)
+        rounded = ("weights", _rounding(profile))
+        same_dtype = (*rounded, profile.io_dtype)
+        earlier = None if profile.builder == "static" else self._earlier(same_dtype, profile)
         if earlier is None:
-            return f"weights of their own, {weights / 1e6:.1f} MB", weights
+            earlier = None if profile.builder == "static" else self._earlier(rounded, profile)
+            if earlier is None:
+                return f"weights of their own, {weights / 1e6:.1f} MB", weights
+            scales = self._shape.n_weights // profile.quantization.block_size
+            new_bytes = scales * (4 if profile.io_dtype == "float32" else 2)
+            step = f"the weights of '{earlier}', its own scales, {new_bytes / 1e6:.1f} MB"
+            return step, new_bytes
         return f"the weights of '{earlier}'", 0  # rows of a packed matrix are found, too
 
     def _export_seconds(self) -> float:
@@ -178,6 +192,9 @@ class Planner:
         provider = short_name(check.verified_on)
         per_weight = _BASE_GATE_SECONDS_PER_WEIGHT + n_adapters * _ADAPTER_GATE_SECONDS_PER_WEIGHT
         what_is_checked = "the base" + (f", {n_adapters} adapters" if n_adapters else "")
+        if profile.execution_provider == QNN:
+            positions = profile.parity.compiled_positions * (1 + n_adapters)
+            per_weight += _SIMULATOR_SECONDS_PER_WEIGHT * positions
         seconds = per_weight * self._shape.n_weights
         return f"parity gate on {provider}: {what_is_checked}", seconds
 

@@ -32,7 +32,7 @@ def test_what_targets_share_is_counted_once(
     )
     steps = {target.name: "\n".join(target.steps) for target in plan.targets}
     assert "weights of their own" in steps["cpu"]
-    assert "weights of their own" in steps["cuda"]
+    assert "the weights of 'cpu', its own scales" in steps["cuda"]
     assert "the weights of 'cuda'" in steps["directml"]
     assert "int4 graph: the export of 'cpu'" in steps["openvino"]
     assert "the weights of 'cpu'" in steps["openvino"]

@@ -119,12 +119,35 @@ def test_an_operator_that_qnn_lacks_is_named_with_its_place_and_the_reason(
     assert not [path for path in (cache / "contexts").iterdir() if path.is_dir()]
 
 
-def test_an_arch_without_its_chip_is_refused(source: Path, tmp_path: Path) -> None:
-    chip = {"htp_arch": CHIP["htp_arch"]}
+@pytest.mark.parametrize(
+    ("chip", "problem"),
+    [
+        (CHIP | {"htp_arch": "999"}, "htp_arch: asked for 999, the context is for 0"),
+        (CHIP | {"soc_model": "x1"}, "soc_model: asked for x1, the context is for 0"),
+        ({"htp_arch": "73"}, "soc_model: asked for missing, the context is for 0"),
+    ],
+)
+def test_a_chip_that_the_compiler_takes_for_another_is_refused(
+    chip: dict[str, str], problem: str, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match="does not know the chip") as caught:
+        compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert caught.value.problems == (problem,)
+
+
+def test_what_the_compiler_says_is_passed_on(source: Path, tmp_path: Path) -> None:
+    chip = CHIP | {"soc_model": "99999"}
     with pytest.raises(BuildError, match=r"the QNN compiler failed on decode\.bare\.onnx") as err:
         compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert "QNN_DEVICE_ERROR_INVALID_CONFIG" in str(err.value)
     assert "check htp_arch and soc_model in the profile" in err.value.hint
-    assert err.value.problems
+
+
+def test_an_old_npu_that_lacks_block_quantization_is_refused(source: Path, tmp_path: Path) -> None:
+    chip = {"htp_arch": "68", "soc_model": "30"}
+    with pytest.raises(BuildError, match="14 nodes of decode") as caught:
+        compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert all("MatMulNBits" in problem for problem in caught.value.problems)
 
 
 @pytest.fixture
