@@ -20,6 +20,8 @@ from edgekit.errors import BuildError
 from edgekit.targets import load_target
 from edgekit_runtime import Bundle
 from tests.static.profiles import compiled_changes, static_profile, write_profile
+from tests.static.test_families import FAMILIES
+from tests.tiny_models import make_tiny_model
 
 QNN = pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this machine")
 CHIP = provider_options_of(load_target("qnn"))
@@ -88,6 +90,19 @@ def test_where_a_graph_lies_does_not_change_its_context(source: Path, tmp_path: 
     ]
     digests = [(context / "digests.json").read_bytes() for context in contexts]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
+def test_every_family_compiles_to_one_context(family: str, tmp_path: Path) -> None:
+    base = resolve_base(str(make_tiny_model(tmp_path / "base", family)))
+    source = export_static(base, static_profile(tmp_path))
+    compile_contexts(source, {"decode": BARE["decode"]}, CHIP, cache_dir=tmp_path)
+
+
+def test_int4_compiles_to_one_context(tiny_base: Path, tmp_path: Path) -> None:
+    profile = static_profile(tmp_path, quantization={"bits": 4}, precision="int4")
+    source = export_static(resolve_base(str(tiny_base)), profile)
+    compile_contexts(source, {"decode": BARE["decode"]}, CHIP, cache_dir=tmp_path)
 
 
 @pytest.fixture
