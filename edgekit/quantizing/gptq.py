@@ -104,19 +104,18 @@ def _round(weight: torch.Tensor, factor: torch.Tensor, *, bits: int, block_size:
     codes, scales = [], []
     for first in range(0, left.shape[1], block_size):
         end = first + block_size
-        block = left[:, first:end]
         importance = factor.diagonal()[first:end] ** -2
-        scale = _best_scale(block, importance, limit)
+        scale = _best_scale(left[:, first:end], importance, limit)
+        block = left[:, first:end].T.contiguous()  # a column at a time: let it lie in one piece
         errors = torch.empty_like(block)
         rounded = torch.empty_like(block)
         for column in range(block_size):
             index = first + column
-            rounded[:, column] = (block[:, column] / scale).round().clamp(-limit, limit - 1)
-            error = (block[:, column] - rounded[:, column] * scale) / factor[index, index]
-            block[:, column:] -= torch.outer(error, factor[index, index:end])
-            errors[:, column] = error
-        left[:, end:] -= errors @ factor[first:end, end:]
-        codes.append(rounded)
+            rounded[column] = (block[column] / scale).round().clamp(-limit, limit - 1)
+            errors[column] = (block[column] - rounded[column] * scale) / factor[index, index]
+            block[column:] -= factor[index, index:end, None] * errors[column]
+        left[:, end:] -= errors.T @ factor[first:end, end:]
+        codes.append(rounded.T)
         scales.append(scale)
     return Blocks(
         codes=torch.stack(codes, 1).to(torch.int8).numpy(),
