@@ -13,7 +13,10 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from edgekit.bases import EMBEDDED, default_cache_dir
+from edgekit.target_checks import check_target, short_name
+from edgekit.targets import list_targets
 from edgekit_runtime.machine import Machine, describe_machine, package_version
+from edgekit_runtime.providers import PROVIDERS, cuda_device_count, is_simulated, plugin_devices
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -61,7 +64,9 @@ def examine(cache_dir: Path | None = None) -> list[Check]:
         *_check_packages(),
         *_check_embedded_bases(),
         _check_providers(),
+        _check_devices(),
         _check_cache(cache_dir),
+        *_check_targets(),
     ]
 
 
@@ -207,6 +212,35 @@ def _check_providers() -> Check:
     # "Azure" stands for calls to a remote endpoint: nothing that a bundle runs on.
     found = ", ".join(name for name in names if name != "Azure")
     return Check(name="providers", status="ok", found=found)
+
+
+def _check_devices() -> Check:
+    """GPUs and NPUs that an installed provider finds."""
+    found = [f"NVIDIA GPUs {cuda_device_count()}"]
+    for provider in PROVIDERS:
+        if provider.plugin is None or find_spec(provider.plugin) is None:
+            continue
+        label = short_name(provider.name)
+        try:
+            n_devices = len(plugin_devices(provider))
+        except (RuntimeError, ImportError, OSError) as err:
+            found.append(f"{label} cannot be loaded ({str(err).strip()})")
+            continue
+        simulated = " (simulated)" if n_devices and is_simulated(provider) else ""
+        found.append(f"{label} devices {n_devices}{simulated}")
+    return Check(name="devices", status="ok", found=", ".join(found))
+
+
+def _check_targets() -> Iterator[Check]:
+    """For each shipped profile: whether it can be built here, where it is verified, if it runs."""
+    for profile in list_targets().values():
+        check = check_target(profile)
+        yield Check(
+            name=f"target {check.name}",
+            status="warn" if check.build_problems else "ok",
+            found=check.can,
+            advice=check.advice,
+        )
 
 
 def _check_cache(cache_dir: Path) -> Check:

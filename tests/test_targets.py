@@ -4,9 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edgekit.errors import RecipeError
-from edgekit.targets import list_targets, load_target, targets_dir
+from edgekit.targets import (
+    TargetProfile,
+    list_targets,
+    load_target,
+    profile_schema,
+    targets_dir,
+)
 
 SHIPPED = sorted(targets_dir().glob("*.yaml"))
 
@@ -88,7 +95,7 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
 def test_an_unknown_name_says_what_there_is() -> None:
     with pytest.raises(RecipeError) as caught:
         load_target("cpuu")
-    assert str(caught.value).startswith("no target 'cpuu'; did you mean 'cpu'? known: ")
+    assert str(caught.value).startswith("no target 'cpuu'; did you mean 'cpu' or 'cuda'? known: ")
     assert str(caught.value).endswith(
         "See `edgekit targets list`, or give the path of your own profile (.yaml)."
     )
@@ -102,10 +109,10 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name: [", "cannot be read: while parsing"),
+        (b"name: [", "line 1, column 8: not valid YAML: expected the node content"),
         (b"\xff\xfe\x00", "cannot be read: "),
-        (b"", "profile: Input should be a valid dictionary"),
-        (b"- cpu", "profile: Input should be a valid dictionary"),
+        (b"", "holds no keys"),
+        (b"- cpu", "holds no keys"),
     ],
 )
 def test_a_file_that_is_no_profile(content: bytes, message: str, tmp_path: Path) -> None:
@@ -114,3 +121,127 @@ def test_a_file_that_is_no_profile(content: bytes, message: str, tmp_path: Path)
     with pytest.raises(RecipeError) as caught:
         load_target(str(path))
     assert message in str(caught.value)
+
+
+def extending(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_profile_extends_another_section_by_section(tmp_path: Path) -> None:
+    path = extending(
+        tmp_path, "own.yaml", "extends: cpu\nname: own\nquantization: {block_size: 64}\n"
+    )
+    profile, cpu = load_target(str(path)), load_target("cpu")
+    changed = cpu.quantization.model_copy(update={"block_size": 64})
+    assert profile == cpu.model_copy(update={"name": "own", "quantization": changed})
+
+
+def test_what_is_extended_may_extend_and_is_found_beside_the_file(tmp_path: Path) -> None:
+    extending(
+        tmp_path,
+        "shared/house.yaml",
+        "extends: cuda\nname: house\ncontext_length: 1024\nprovider_options: {use_tf32: '0'}\n",
+    )
+    path = extending(
+        tmp_path,
+        "own.yaml",
+        "extends: shared/house.yaml\nname: own\nprovider_options: {enable_cuda_graph: null}\n",
+    )
+    profile = load_target(str(path))
+    assert (profile.name, profile.context_length) == ("own", 1024)
+    assert profile.provider_options == {"use_tf32": "0"}  # null takes the inherited entry out
+
+
+def test_a_profile_that_extends_itself(tmp_path: Path) -> None:
+    first = extending(tmp_path, "first.yaml", "extends: second.yaml\nname: first\n")
+    second = extending(tmp_path, "second.yaml", "extends: first.yaml\nname: second\n")
+    with pytest.raises(RecipeError) as caught:
+        load_target(str(first))
+    assert caught.value.what.endswith("extends itself")
+    first, second = first.resolve(), second.resolve()
+    assert caught.value.problems == (f"{first} extends {second} extends {first}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: [cpu]\n", "extends: expected a profile's name or path, got ['cpu']"),
+        ("extends: cpuu\n", "no target 'cpuu'; did you mean 'cpu' or"),
+        ("extends: gone.yaml\n", "gone.yaml': no such file"),
+    ],
+)
+def test_a_profile_that_extends_nothing(text: str, message: str, tmp_path: Path) -> None:
+    path = extending(tmp_path, "own.yaml", f"name: own\n{text}")
+    with pytest.raises(RecipeError) as caught:
+        load_target(str(path))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "execution_provider: CUDAExcutionProvider",
+            "execution_provider: no such execution provider; did you mean 'CUDAExecutionProvider'",
+        ),
+        (
+            "verify: {execution_provider: CPUExecutonProvider}",
+            "verify.execution_provider: no such execution provider; did you mean",
+        ),
+        (
+            "provider_options: {enable_cuda_grph: '1'}",
+            "provider_options.enable_cuda_grph: CUDAExecutionProvider has no such option; "
+            "did you mean 'enable_cuda_graph'",
+        ),
+        (
+            "execution_provider: WebGpuExecutionProvider",  # inherits an option of CUDA
+            "provider_options.enable_cuda_graph: WebGpuExecutionProvider has no such option;",
+        ),
+        (
+            "session_options: {intra_op_threads: 2}",
+            "session_options: no 'intra_op_threads': did you mean 'intra_op_num_threads'",
+        ),
+        ("io_dtype: float32", "io_dtype: builder 'cuda' makes float16, got float32"),
+        ("builder: cpu", "io_dtype: builder 'cpu' makes float32, got float16"),
+        (
+            "adapters: {mechanism: static_inputs}",
+            "adapters.mechanism: builder 'static' and static_inputs go together, got builder "
+            "'cuda' and static_inputs",
+        ),
+        ("adapters: {empty_rank: 2}", "adapters.empty_rank: Input should be 0 or 1"),
+    ],
+    ids=lambda text: text.partition(":")[0],
+)
+def test_parts_that_do_not_go_together(text: str, problem: str, tmp_path: Path) -> None:
+    path = extending(tmp_path, "own.yaml", f"extends: cuda\nname: own\n{text}\n")
+    assert any(found.startswith(problem) for found in refusal(path))
+
+
+def test_an_entry_of_onnx_runtime_is_a_session_option(tmp_path: Path) -> None:
+    text = "extends: cpu\nname: own\nsession_options: {session.intra_op.allow_spinning: '0'}\n"
+    profile = load_target(str(extending(tmp_path, "own.yaml", text)))
+    assert profile.session_options == {"session.intra_op.allow_spinning": "0"}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SHIPPED])
+def test_a_resolved_profile_is_the_same_profile(name: str, tmp_path: Path) -> None:
+    profile = load_target(name)
+    values = profile.model_dump(mode="json")
+    path = extending(tmp_path, "whole.yaml", yaml.safe_dump(values, sort_keys=False))
+    assert load_target(str(path)) == profile
+
+
+def test_the_schema_knows_every_key_that_a_profile_may_have() -> None:
+    schema = profile_schema()
+    assert set(schema["properties"]) == {*TargetProfile.model_fields, "extends"}
+    assert schema["additionalProperties"] is False
+    complete = next(way["required"] for way in schema["anyOf"] if way["required"] != ["extends"])
+    required = {name for name, key in TargetProfile.model_fields.items() if key.is_required()}
+    assert set(complete) == required
+    for path in SHIPPED:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert set(values) <= set(schema["properties"])
+        assert set(complete) <= set(values) or "extends" in values

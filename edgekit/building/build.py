@@ -5,32 +5,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
-from edgekit.bases import Base, resolve_base
-from edgekit.building.export import refuse_unsupported
-from edgekit.building.fit import check_fit
+from edgekit.bases import Base
+from edgekit.building.inputs import check_inputs
 from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
-from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.sessions import gate_provider
 from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
-from edgekit.bundling.names import check_names
 from edgekit.bundling.write import (
     PARITY_REPORT,
-    refuse_existing,
     staged_bundle,
     write_json,
     write_manifest,
 )
-from edgekit.errors import BuildError, PeftAdapterError
-from edgekit.quantizing.options import change
 from edgekit.quantizing.quantize import quantize_base
-from edgekit.targets import TargetProfile, load_target
+from edgekit.targets import TargetProfile
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
@@ -106,26 +99,21 @@ def build(
         EdgekitError: A child of it, with every problem of the artifact at fault.
     """
     adapters = adapters or {}
-    refuse_existing(output, overwrite=overwrite)
-    check_names(name, adapters)
-    profiles = _profiles(targets, quantization, max_nll_increase)
-    on_message(f"resolving the base '{base_onnx or base}'")
-    origin = None
-    if base_onnx is not None:
-        if quantization is not None:
-            raise BuildError(f"'{base_onnx}' is quantized already: '{quantization}' cannot be had")
-        resolved = resolve_prebuilt(base_onnx)
-        profiles = {name: profile_of(resolved, profile) for name, profile in profiles.items()}
-        origin = resolve_base(base) if base is not None else None
-    else:
-        resolved = resolve_base(base or "")
-        refuse_unsupported(resolved)
-    read = {
-        target: read_adapters(adapters, resolved, profile, assume_base=assume_base, origin=origin)
-        for target, profile in profiles.items()
-    }
-    for target, profile in profiles.items():
-        check_fit(resolved, profile, list(read[target].values()), output, parity=parity)
+    inputs = check_inputs(
+        name=name,
+        base=base,
+        base_onnx=base_onnx,
+        output=output,
+        targets=targets,
+        adapters=adapters,
+        quantization=quantization,
+        max_nll_increase=max_nll_increase,
+        parity=parity,
+        assume_base=assume_base,
+        overwrite=overwrite,
+        on_message=on_message,
+    )
+    resolved, profiles, read = inputs.base, inputs.profiles, inputs.adapters
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}
@@ -194,49 +182,6 @@ def parity_report(
     }
 
 
-def read_adapters(
-    adapters: Mapping[str, AdapterSource],
-    base: Base,
-    profile: TargetProfile,
-    *,
-    assume_base: bool,
-    origin: Base | None = None,
-) -> dict[str, PeftAdapter]:
-    """Read and check every adapter for a target; the problems of all are raised at once.
-
-    Args:
-        adapters: Adapter name to its source.
-        base: What they are to run on.
-        profile: The target.
-        assume_base: Take adapters whose recorded base contradicts.
-        origin: What a prebuilt ONNX base was made from, as a person says: compared instead of it.
-    """
-    shapes = linear_shapes(base)
-    read: dict[str, PeftAdapter] = {}
-    errors: list[PeftAdapterError] = []
-    for name, source in adapters.items():
-        try:
-            adapter = read_peft_adapter(
-                source.for_target(profile.name),
-                origin or base,
-                name=name,
-                max_rank=profile.adapters.max_rank,
-                assume_base=assume_base,
-                shapes=shapes,
-            )
-            read[name] = replace(adapter, binding="assumed") if base.is_prebuilt else adapter
-        except PeftAdapterError as err:
-            errors.append(err)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise PeftAdapterError(
-            f"{len(errors)} adapters cannot be used",
-            problems=[line for err in errors for line in str(err).splitlines()],
-        )
-    return read
-
-
 class _Clock:
     """Adds up the time that was spent on each target."""
 
@@ -296,35 +241,6 @@ def _check_targets(
                 )
         done.append((what, target))
     return figures
-
-
-def _profiles(
-    targets: tuple[str, ...], quantization: str | None, max_nll_increase: float | None
-) -> dict[str, TargetProfile]:
-    """Profiles by name, with the recipe's own quantization, and bound on it, where it sets them."""
-    if not targets:
-        raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
-    profiles: dict[str, TargetProfile] = {}
-    for reference in targets:
-        profile = load_target(reference)
-        if profile.name in profiles:
-            raise BuildError(
-                f"target '{profile.name}' is named twice",
-                hint="Give your own profile a name of its own.",
-            )
-        if quantization is not None:
-            options = change(profile.quantization, quantization)
-            profile = profile.model_copy(update={"quantization": options})
-        changes: dict[str, float | None] = {}
-        if max_nll_increase is not None:
-            changes["max_nll_increase"] = max_nll_increase
-        if profile.quantization.is_calibrated:
-            # Such weights may move by several steps; the gate compares with what was quantized.
-            changes["max_weight_error_steps"] = None
-        bounds = profile.parity.model_copy(update=changes)
-        profile = profile.model_copy(update={"parity": bounds})
-        profiles[profile.name] = profile
-    return profiles
 
 
 def _base_report(

@@ -53,9 +53,9 @@ def export_base(
         BuildError: If the architecture is unsupported, or the builder fails (with its last words).
     """
     refuse_unsupported(base)
-    exports = (cache_dir or default_cache_dir()) / "exports"
+    target = export_path(base, profile, cache_dir=cache_dir)
+    exports = target.parent
     exports.mkdir(parents=True, exist_ok=True)
-    target = exports / _export_key(base, profile)
     with FileLock(exports / f"{target.name}.lock"):  # a second build of it waits for the first
         if is_intact(target):
             on_message("int4 graph found in the cache")
@@ -77,10 +77,15 @@ def export_base(
             )
             if weights:
                 on_message("putting the quantized weights into the graph")
-                replace_weights_in(out, weights)
+                replace_weights_in(out, weights, prefused=base.is_prefused)
             (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
+
+
+def export_path(base: Base, profile: TargetProfile, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps a base's export for a profile, there or not (:func:`is_intact`)."""
+    return (cache_dir or default_cache_dir()) / "exports" / _export_key(base, profile)
 
 
 def refuse_unsupported(base: Base) -> None:
@@ -119,6 +124,9 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     }
     if quantization.embedding:
         options["op_types_to_quantize"] = "MatMul/Gather"
+    if profile.builder in {"cuda", "webgpu"}:
+        # The gate's CPU provider has no norms of q and k inside GroupQueryAttention.
+        options["fuse_qk_norm_gqa"] = "false"
     if profile.builder == "webgpu" and profile.io_dtype == "float32":
         options["use_webgpu_fp32"] = "true"
     return options

@@ -1,115 +1,108 @@
-"""Does a base fit a target and this machine? Asked before any work is done."""
+"""Does a base fit its targets and this machine? Asked before any work is done."""
 
 import shutil
-from math import prod
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from edgekit.adapters.peft_dir import PeftAdapter, base_linear_shapes
+from edgekit.adapters.peft_dir import PeftAdapter
 from edgekit.bases import Base, default_cache_dir
-from edgekit.building.prebuilt import decoder_config, graph_files
-from edgekit.errors import BaseModelError, BuildError
-from edgekit.quiet import quiet_libraries
+from edgekit.building.base_shape import BaseShape, shape_of
+from edgekit.building.levers import Setup, levers, way_to_fit
+from edgekit.building.memory import context_length, disk_bytes, memory_need, show_bytes
+from edgekit.errors import BuildError
 from edgekit.targets import TargetProfile
 
-_GIB = 1 << 30
+# The export that the builder writes, the cache's copy of it, and the bundle.
+_COPIES_ON_DISK = 3
 
 
 def check_fit(
     base: Base,
-    profile: TargetProfile,
-    adapters: list[PeftAdapter],
+    profiles: Mapping[str, TargetProfile],
+    adapters: Mapping[str, Mapping[str, PeftAdapter]],
     output: Path,
     *,
     parity: bool,
 ) -> None:
-    """Refuse a base that cannot fit the target's memory or this machine's disk and memory.
+    """Refuse a base that cannot fit a target's memory, or this machine's disk and memory.
+
+    Args:
+        base: The base.
+        profiles: Target name to its profile.
+        adapters: Target name to adapter name to the adapter as read for it.
+        output: Where the bundle goes.
+        parity: Whether the gate runs, which holds the float model in memory.
 
     Raises:
-        BuildError: With every shortage, in GiB.
+        BuildError: With every shortage, and what would make each target fit.
     """
     import psutil
 
-    weights = weight_bytes(base, profile)
-    cache = key_value_cache_bytes(base, profile)
-    plugged = sum(
-        4 * (pair.a.size + 2 * pair.b.size) for a in adapters for pair in a.modules.values()
-    )
-    problems = []
-    needed = weights + cache + plugged
-    if needed > profile.memory_budget_bytes:
-        problems.append(
-            f"target '{profile.name}': needs {needed / _GIB:.2f} GiB "
-            f"(weights {weights / _GIB:.2f}, key-value cache for {profile.context_length} tokens "
-            f"{cache / _GIB:.2f}, adapters {plugged / _GIB:.2f}), its memory_budget_bytes is "
-            f"{profile.memory_budget_bytes / _GIB:.2f} GiB"
-        )
-    float_bytes = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
-    if base.is_prebuilt:
-        float_bytes = 8 * weights  # the gate dequantizes 4 bits to 32
-    disk_needed = 3 * weights + plugged
+    shape = shape_of(base)
+    problems: list[str] = []
+    for target, profile in profiles.items():
+        modules = {name: adapter.modules for name, adapter in adapters[target].items()}
+        problems += _budget_problems(Setup(shape=shape, profile=profile, adapters=modules))
+    over_budget = bool(problems)
+    needed = disk_needed_bytes(shape, profiles)
     for place in (output, default_cache_dir()):
         free = shutil.disk_usage(_existing_parent(place)).free
-        if free < disk_needed:
+        if free < needed:
             problems.append(
-                f"disk: needs {disk_needed / _GIB:.2f} GiB at '{place}', "
-                f"{free / _GIB:.2f} GiB are free"
+                f"disk: needs {show_bytes(needed)} at '{place}', {show_bytes(free)} are free"
             )
-    memory_needed = 2 * float_bytes + weights if parity else float_bytes + weights
+    needed = build_memory_bytes(shape, profiles, parity=parity)
     available = psutil.virtual_memory().available
-    if available < memory_needed:
+    if available < needed:
         problems.append(
-            f"memory: needs about {memory_needed / _GIB:.2f} GiB to build and check, "
-            f"{available / _GIB:.2f} GiB are available"
+            f"memory: needs about {show_bytes(needed)} to build and check, "
+            f"{show_bytes(available)} are available"
         )
     if problems:
+        way = "the changes above in a profile of your own" if over_budget else "a larger machine"
         raise BuildError(
             f"base '{base.name}' does not fit",
             problems=problems,
-            hint="Take a smaller base, a shorter context_length in your own target profile, "
-            "or a machine with more room.",
+            hint=f"Take a smaller base, or {way}.",
         )
 
 
-def weight_bytes(base: Base, profile: TargetProfile) -> int:
-    """Size of the quantized weights: packed values and one float32 scale a block."""
-    if base.is_prebuilt:
-        return sum(path.stat().st_size for path in graph_files(base.path))
-    quantization = profile.quantization
-    scale = 4 / quantization.block_size
-    elements = sum(out * into for out, into in base_linear_shapes(base.path).values())
-    config = _load_config(base)
-    table = config.vocab_size * config.hidden_size
-    size = elements * (quantization.bits / 8 + scale) + table * (quantization.head_bits / 8 + scale)
-    if not config.tie_word_embeddings:
-        size += table * (quantization.bits / 8 + scale)
-    return int(size)
+def disk_needed_bytes(shape: BaseShape, profiles: Mapping[str, TargetProfile]) -> int:
+    """What a build writes at most: exports are kept in the cache, then go into the bundle."""
+    return _COPIES_ON_DISK * sum(disk_bytes(shape, profile) for profile in profiles.values())
 
 
-def key_value_cache_bytes(base: Base, profile: TargetProfile) -> int:
-    """Size of the float32 key-value cache for the target's whole context."""
-    if base.is_prebuilt:
-        decoder = decoder_config(base.path)
-        sizes = (decoder[key] for key in ("num_hidden_layers", "num_key_value_heads", "head_size"))
-        return 2 * 4 * prod(int(size) for size in sizes) * profile.context_length
-    from optimum.utils import NormalizedTextConfigWithGQA
-
-    config = _load_config(base)
-    sizes = NormalizedTextConfigWithGQA(config)
-    head_size = getattr(config, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    elements = 2 * sizes.num_layers * sizes.num_key_value_heads * head_size
-    return int(elements * 4 * profile.context_length)
+def build_memory_bytes(
+    shape: BaseShape, profiles: Mapping[str, TargetProfile], *, parity: bool
+) -> int:
+    """What a build holds at most: the float model (twice in the gate) and one target's weights."""
+    weights = max(disk_bytes(shape, profile) for profile in profiles.values())
+    return (2 if parity else 1) * shape.float_bytes + weights
 
 
-def _load_config(base: Base) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    try:
-        with quiet_libraries():
-            return AutoConfig.from_pretrained(base.path)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as err:
-        raise BaseModelError(f"base '{base.name}': config.json makes no sense: {err}") from err
+def _budget_problems(setup: Setup) -> Iterator[str]:
+    """A target's need over its budget, then what would make it fit, a line for each."""
+    if setup.fits:
+        return
+    profile = setup.profile
+    need = memory_need(setup.shape, profile, setup.adapters.values())
+    context = context_length(setup.shape, profile)
+    yield (
+        f"target '{profile.name}': needs {show_bytes(need.total_bytes)} "
+        f"(weights {show_bytes(need.weights_bytes)}, "
+        f"key-value cache for {context} tokens {show_bytes(need.cache_bytes)}, "
+        f"adapters {show_bytes(need.adapter_bytes)}, "
+        f"activations {show_bytes(need.activation_bytes)}, "
+        f"runtime {show_bytes(need.runtime_bytes)}), "
+        f"its memory_budget_bytes is {show_bytes(profile.memory_budget_bytes)}"
+    )
+    for lever in levers(setup):
+        yield f"  {lever}"
+    changes, changed = way_to_fit(setup)
+    if changed.fits:
+        yield f"  enough: {', '.join(changes)}"
+    else:
+        yield f"  all of these together still need {show_bytes(changed.needed_bytes)}"
 
 
 def _existing_parent(path: Path) -> Path:

@@ -27,7 +27,7 @@ from edgekit.building.agreement import Agreement, NllSum
 from edgekit.building.compiled_figures import CompiledFigures, rounded
 from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.reference import TorchReference, torch_reference
-from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens
+from edgekit.building.sessions import TargetSessions, float32_logits, greedy_tokens, open_sessions
 from edgekit.building.tokenizing import compare_tokenizing
 from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError
@@ -176,7 +176,8 @@ def check_parity(
             target / "base.onnx", target / "model.onnx", contract, token_rows(encode, ()), threads
         )
         peft = {name: files.peft for name, files in adapters.items()}
-        sessions = TargetSessions(target, threads, provider)
+        probe = token_rows(encode, ())[0][:4]
+        sessions = open_sessions(target, threads, provider, probe, on_message)
         with torch_reference(base, peft) as reference:
             on_message("parity: the float model, for the cost of quantization")
             on_device = {name for name, files in adapters.items() if files.on_device_weights}
@@ -287,6 +288,8 @@ def compare_weights(
     """Step (d): how far each weight lies from its float original, and from what was quantized."""
     quantized = quantized or {}
     found = []
+    if HEAD in quantized and np.array_equal(reference.weight(HEAD), reference.weight(EMBEDDING)):
+        quantized = {EMBEDDING: quantized[HEAD]} | dict(quantized)
     for name, weight in weights.items():
         original = reference.weight(name)
         share = float(np.linalg.norm(weight.values - original) / np.linalg.norm(original))
@@ -295,10 +298,9 @@ def compare_weights(
                 f"{name}: {share:.0%} of its size away from the float weight, "
                 f"bound {_MAX_WEIGHT_ERROR_SHARE:.0%}"
             )
-        # An embedding without blocks of its own is tied to the head.
-        blocks = quantized.get(name) or (quantized.get(HEAD) if name == EMBEDDING else None)
-        if blocks is not None:
-            limit, what, expected = _MAX_STEPS_FROM_QUANTIZED, "quantized", blocks.values()
+        if name in quantized:
+            limit, what = _MAX_STEPS_FROM_QUANTIZED, "quantized"
+            expected = quantized[name].values()
         elif bounds.max_weight_error_steps is not None:
             limit, what, expected = bounds.max_weight_error_steps, "float", original
         else:

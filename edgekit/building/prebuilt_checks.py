@@ -50,7 +50,7 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def load_decoder(path: Path, problems: list[str]) -> ir.Model | None:
     """The graph, or None and a problem."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         problems.append(f"no {path.name}, which {CONFIG_FILE} names")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,34 @@ class TargetSessions:
             options.add_active_adapter(self._adapters[adapter])
         (logits,) = session.run(["logits"], feeds_of(session, row, self._decoder), options)
         return np.asarray(logits[0], np.float32)
+
+
+def open_sessions(
+    target: Path,
+    threads: int,
+    provider: str,
+    probe: Sequence[int],
+    on_message: Callable[[str], None] = lambda _: None,
+) -> TargetSessions:
+    """Sessions on a provider, or on the CPU where the device cannot compute the graph.
+
+    Args:
+        target: Directory with model.onnx and score.onnx.
+        threads: Intra-op threads of every session.
+        provider: The execution provider to try.
+        probe: Tokens to try it with.
+        on_message: Told why it is the CPU instead.
+    """
+    if provider != _CPU:
+        try:
+            sessions = TargetSessions(target, threads, provider)
+            sessions.score(probe, None)
+        except Exception as err:  # ONNX Runtime's errors share no base but this
+            reason = str(err).strip().splitlines()[0]
+            on_message(f"parity: {provider} cannot compute the graph here, the CPU does: {reason}")
+        else:
+            return sessions
+    return TargetSessions(target, threads)
 
 
 def gate_provider(profile: TargetProfile) -> str:

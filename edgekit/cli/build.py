@@ -52,6 +52,9 @@ def build_command(
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write no bundle.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch.
@@ -61,6 +64,7 @@ def build_command(
         edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
         edgekit build --base-onnx downloads/phi-int4 --adapter legal=adapters/legal -o bundles/legal
+        edgekit build bundles/demo/bundle.yaml --target cpu --target cuda --dry-run
     """
     from edgekit_runtime.cli.console import console, write_json
 
@@ -72,6 +76,7 @@ def build_command(
     if text is not None and not report_quantization:
         raise typer.BadParameter("--text needs --report-quantization")
     screen = console(stderr=True)
+    arguments |= {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     with screen.status("building …") as status:
 
         def show(message: str) -> None:
@@ -79,23 +84,26 @@ def build_command(
             if not screen.is_terminal:
                 screen.print(message, markup=False, highlight=False)
 
-        from edgekit.building.build import build
+        if dry_run:
+            from edgekit.building.plan import plan_build
+            from edgekit.cli.build_plan import show_plan
 
-        report = build(
-            **arguments,
-            parity=parity,
-            assume_base=assume_base,
-            overwrite=overwrite,
-            on_message=show,
-        )
-        figures = _costs(report, arguments["base"], text, show) if report_quantization else {}
-    if as_json:
-        costs = {name: figure.to_dict() for name, figure in figures.items()}
-        write_json(_to_json(report) | ({"quantization": costs} if report_quantization else {}))
+            plan = plan_build(**arguments, on_message=show)
+        else:
+            from edgekit.building.build import build
+
+            report, costs = build(**arguments, on_message=show), {}
+            if report_quantization:
+                costs = _costs(report, arguments["base"], text, show)
+    if dry_run:
+        write_json(plan.to_dict()) if as_json else show_plan(plan)
+    elif as_json:
+        figures = {name: figure.to_dict() for name, figure in costs.items()}
+        write_json(_to_json(report) | ({"quantization": figures} if report_quantization else {}))
     else:
         _print(report)
-        if figures:
-            print_costs(figures)
+        if costs:
+            print_costs(costs)
 
 
 def _costs(

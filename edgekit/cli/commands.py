@@ -74,12 +74,13 @@ app = group_of(
         ),
         "targets": Mount(
             source="edgekit.cli.targets:app",
-            summary="List and show the device profiles that bundles are built for.",
+            summary="List, show and check the device profiles that bundles are built for.",
             panel=_LOOK,
         ),
         "doctor": Mount(
             source="edgekit.cli.doctor:doctor_command",
-            summary="Check this machine: versions, memory, disk, providers, cache.",
+            summary="Check this machine: versions, devices, cache, and what it can do with each "
+            "target.",
             panel=_LOOK,
         ),
     },

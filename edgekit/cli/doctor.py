@@ -14,7 +14,7 @@ _LOOK = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bo
 
 
 def doctor_command(as_json: JsonOption = False) -> None:
-    """Check this machine: versions, memory, disk, providers, cache.
+    """Check this machine: versions, devices, cache, and what it can do with each target.
 
     Each line is ok, warn (works, with a limit) or FAIL (something required is
     missing), with what to do about it. Exit code 1 if a line fails.

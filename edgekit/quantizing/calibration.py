@@ -5,17 +5,24 @@ base's own distribution, whatever it was trained on. So no calibration data has 
 licensed (LLM-QAT, Liu et al. 2023, https://arxiv.org/abs/2305.17888).
 """
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from edgekit.bases import Base
-from edgekit.errors import BuildError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.quantizing.options import Calibration
+from edgekit_runtime.digests import sha256_of_bytes
 
 SELF = "self"
+# Between the texts of GPT-2, Qwen, Phi and SmolLM; an instruct model's "beginning of text" may be
+# the beginning of a chat turn instead.
+_SEPARATOR = "<|endoftext|>"
 
 
 def calibration_rows(
@@ -39,8 +46,31 @@ def calibration_rows(
         EdgekitError: If a text file cannot be read or is too short.
     """
     if options.source == SELF:
-        return _sample(model, _first_token(model), options, on_message)
+        return _sample(model, _first_token(model, base), options, on_message)
     return _from_file(Path(options.source), base, options)
+
+
+def cached_rows(
+    model: Any,
+    base: Base,
+    options: Calibration,
+    directory: Path,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> torch.Tensor:
+    """The rows of :func:`calibration_rows`; what the base sampled is kept in a directory."""
+    if options.source != SELF:
+        return calibration_rows(model, base, options)
+    facts = [base.fingerprint, options.rows, options.row_tokens, options.seed, torch.__version__]
+    key = sha256_of_bytes(json.dumps(facts).encode()).removeprefix("sha256:")[:24]
+    file = directory / f"sampled-{key}.safetensors"
+    if not file.is_file():
+        rows = calibration_rows(model, base, options, on_message)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=f".{file.stem}-") as temporary:
+            written = Path(temporary) / file.name
+            save_file({"rows": rows}, written)
+            written.replace(file)
+    kept: torch.Tensor = load_file(file)["rows"]
+    return kept
 
 
 def _sample(
@@ -63,13 +93,14 @@ def _sample(
     return torch.cat(rows, 1)
 
 
-def _first_token(model: Any) -> int:
-    """What stands before a text: the beginning-of-text token, or an end of the text before."""
-    config = model.generation_config
-    for token in (config.bos_token_id, config.eos_token_id, model.config.bos_token_id):
-        if isinstance(token, list):
-            token = token[0]
-        if token is not None:
+def _first_token(model: Any, base: Base) -> int:
+    """What stands before a text of the pretraining: its separator, or the beginning of a text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    separator = tokenizer.get_vocab().get(_SEPARATOR)
+    for token in (separator, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None and token < model.config.vocab_size:
             return int(token)
     return 0
 
@@ -87,7 +118,7 @@ def _from_file(path: Path, base: Base, options: Calibration) -> torch.Tensor:
     tokens = AutoTokenizer.from_pretrained(base.path).encode(text)
     available = len(tokens) // options.row_tokens
     if available < options.rows:
-        raise BuildError(
+        raise RecipeError(
             f"calibration text '{path}' is too short: {len(tokens)} tokens make {available} rows "
             f"of {options.row_tokens}, {options.rows} are asked for",
             hint="Give more text, or fewer rows.",

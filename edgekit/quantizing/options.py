@@ -25,7 +25,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = "self"
-    rows: int = Field(default=32, ge=1)
+    rows: int = Field(default=24, ge=1)
     row_tokens: int = Field(default=256, ge=16)
     steps: int = Field(default=60, ge=1)
     seed: int = 0
@@ -41,7 +41,8 @@ class Quantization(BaseModel):
         bits: Of the layers' weights.
         head_bits: Of the head, and of an embedding tied to it.
         eight_bit: Names of layer weights that get 8 bits, ``*`` stands for anything.
-        eight_bit_share: Share of the layers' weights that get 8 bits, the most sensitive first.
+        eight_bit_budget: How much larger, as a share of 4 bits everywhere, the weights may become
+            by giving 8 bits to those that need them most, head and layers alike.
         block_size: Weights that share a scale.
         accuracy_level: MatMulNBits' compute: 4 is int8 activations, 1 is float32.
         embedding: Quantize the embedding table too.
@@ -54,7 +55,7 @@ class Quantization(BaseModel):
     bits: Literal[4, 8] = 4
     head_bits: Literal[4, 8] = 4
     eight_bit: tuple[str, ...] = ()
-    eight_bit_share: float = Field(default=0.0, ge=0, le=1)
+    eight_bit_budget: float = Field(default=0.0, ge=0, le=1)
     block_size: Literal[16, 32, 64, 128, 256] = 32
     is_symmetric: Literal[True] = True
     accuracy_level: Literal[1, 2, 3, 4] = 4
@@ -73,11 +74,16 @@ class Quantization(BaseModel):
         """Whether weights may lie farther from their float originals than rounding moves them."""
         return self.algorithm in {"gptq", "tuned"}
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the base has to be run on calibration text."""
+        return self.is_calibrated or self.eight_bit_budget > 0
+
 
 TIERS: dict[str, dict[str, Any]] = {
     "fast": {"algorithm": "rtn"},
-    "default": {"algorithm": "tuned"},
-    "quality": {"algorithm": "tuned", "head_bits": 8, "eight_bit_share": 0.5},
+    "default": {"algorithm": "gptq", "eight_bit_budget": 0.2},
+    "quality": {"algorithm": "gptq", "eight_bit_budget": 0.5},
 }
 
 # What a target's kernels decide stays as its profile says, whatever the tier.

@@ -57,7 +57,7 @@ def quantize_base(
         EdgekitError: If options name what the base does not have, or calibration text is unfit.
     """
     sizes = weight_sizes(base)
-    if not options.is_calibrated and not options.eight_bit_share:
+    if not options.needs_text:
         bits = widths(sizes, options)
         if not has_own_head(base):
             bits.pop(EMBEDDING, None)  # it reads the head's bytes
@@ -70,7 +70,7 @@ def quantize_base(
         if file.is_file():
             on_message("quantized weights found in the cache")
             return _read(file)
-        blocks = _calibrated(base, sizes, options, on_message)
+        blocks = _calibrated(base, sizes, options, directory, on_message)
         _write(file, blocks)
     return blocks
 
@@ -86,14 +86,15 @@ def _calibrated(
     base: Base,
     sizes: Mapping[str, int],
     options: Quantization,
+    directory: Path,
     on_message: Callable[[str], None],
 ) -> dict[str, Blocks]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from edgekit.quantizing.calibration import calibration_rows
+    from edgekit.quantizing.calibration import cached_rows
     from edgekit.quantizing.gptq import round_with_gptq
-    from edgekit.quantizing.sensitivity import kl_by_site, most_sensitive
+    from edgekit.quantizing.sensitivity import kl_by_site, worth_eight_bits
     from edgekit.quantizing.tuning import tune_blocks
     from edgekit.quiet import quiet_libraries
 
@@ -101,29 +102,35 @@ def _calibrated(
         model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    rows = calibration_rows(model, base, options.calibration, on_message)
+    rows = cached_rows(model, base, options.calibration, directory, on_message)
     sites: tuple[str, ...] = ()
-    if options.eight_bit_share:
-        on_message("measuring which layers need 8 bits")
-        layers = _rounded(base, {name: 4 for name in sizes if is_layer_weight(name)}, options)
-        parts = kl_by_site(model, layers, rows)
-        sites = most_sensitive(parts, _site_sizes(sizes), options.eight_bit_share)
-    bits = widths(sizes, options, sites)
     names = dict(model.named_parameters(remove_duplicate=False))
+    is_tied = names[HEAD] is names[EMBEDDING]
+    tied = {HEAD: [EMBEDDING]} if is_tied and options.embedding else {}
+    if options.eight_bit_budget:
+        on_message("measuring which weights need 8 bits most")
+        candidates = [
+            name
+            for name, width in widths(sizes, options).items()
+            if width == 4 and name != EMBEDDING
+        ]
+        rounded = _rounded(base, dict.fromkeys(candidates, 4), options)
+        parts = kl_by_site(model, rounded, rows, tied=tied)
+        sites = worth_eight_bits(parts, _site_sizes(sizes), _budget_bytes(sizes, options))
+    bits = widths(sizes, options, sites)
     if problems := [f"{name}: not in the loaded model" for name in bits if name not in names]:
         raise BuildError(f"base '{base.name}' cannot be calibrated", problems=problems)
     if not options.is_calibrated:
         return _rounded(base, {name: width for name, width in bits.items() if width != 4}, options)
-    is_tied = names[HEAD] is names[EMBEDDING]
     if is_tied:
         bits.pop(EMBEDDING, None)
     ends = {name: width for name, width in bits.items() if not is_layer_weight(name)}
     blocks = _rounded(base, ends, options)
     layers = {name: width for name, width in bits.items() if is_layer_weight(name)}
     if options.algorithm == "gptq":
-        for name, rounded in round_with_gptq(model, layers, rows, block_size=options.block_size):
+        for name, block in round_with_gptq(model, layers, rows, block_size=options.block_size):
             on_message(f"gptq: {name}")
-            blocks[name] = rounded
+            blocks[name] = block
         return blocks
     blocks |= _rounded(base, layers, options)
     steps = options.calibration.steps
@@ -131,7 +138,7 @@ def _calibrated(
         model,
         blocks,
         rows,
-        tied={HEAD: [EMBEDDING]} if is_tied and options.embedding else {},
+        tied=tied,
         steps=steps,
         on_step=lambda step, kl: on_message(f"tuning: step {step} of {steps}, KL {kl:.3f} nats"),
     )
@@ -140,17 +147,21 @@ def _calibrated(
 def _site_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     by_site: dict[str, int] = {}
     for name, size in sizes.items():
-        if is_layer_weight(name):
-            by_site[site_of(name)] = by_site.get(site_of(name), 0) + size
+        by_site[site_of(name)] = by_site.get(site_of(name), 0) + size
     return by_site
+
+
+def _budget_bytes(sizes: Mapping[str, int], options: Quantization) -> float:
+    """What 8-bit weights may add to 4 bits and a float32 scale for 32 weights everywhere."""
+    stored = [name for name in sizes if name != EMBEDDING]
+    return options.eight_bit_budget * sum(sizes[name] for name in stored) * (4 / 8 + 4 / 32)
 
 
 def quantization_facts(options: Quantization) -> dict[str, Any]:
     """What the blocks depend on beside the base and the machine, for keys of caches."""
     source = Path(options.calibration.source)
-    calibrates = options.is_calibrated or options.eight_bit_share
-    text = sha256_of_file(source) if calibrates and source.is_file() else None
-    unused = {"tier", "accuracy_level"} | (set() if calibrates else {"calibration"})
+    text = sha256_of_file(source) if options.needs_text and source.is_file() else None
+    unused = {"tier", "accuracy_level"} | (set() if options.needs_text else {"calibration"})
     return {
         "options": options.model_dump(mode="json", exclude=unused),
         "text": text,

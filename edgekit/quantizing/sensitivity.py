@@ -1,7 +1,7 @@
-"""Which layers suffer most from 4 bits: the ones that are worth 8."""
+"""Which weights suffer most from 4 bits: the ones that are worth 8."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,16 @@ from edgekit.quantizing.blocks import Blocks
 from edgekit.quantizing.shadows import backward_kl, make_shadow, round_shadow, rounded_gradient
 from edgekit.quantizing.weights import site_of
 
-_ROWS = 4
+_ROWS = 8
 
 
-def kl_by_site(model: Any, blocks: Mapping[str, Blocks], rows: torch.Tensor) -> dict[str, float]:
+def kl_by_site(
+    model: Any,
+    blocks: Mapping[str, Blocks],
+    rows: torch.Tensor,
+    *,
+    tied: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
     """Each site's part in the KL that rounding all of them costs.
 
     Near the float weights KL is quadratic in the rounding errors d, so its gradient g at the
@@ -22,13 +28,17 @@ def kl_by_site(model: Any, blocks: Mapping[str, Blocks], rows: torch.Tensor) -> 
 
     Args:
         model: The float base in transformers; it stays as it is.
-        blocks: Rounded weights of layers, by name.
+        blocks: Rounded weights, by name.
         rows: int64 (rows, tokens); the first few are used.
+        tied: Other parameters that compute with the very same blocks, by weight name.
 
     Returns:
         Nats a token by site, see ``site_of``.
     """
-    shadows = {name: make_shadow(model, [name], rounded) for name, rounded in blocks.items()}
+    shadows = {
+        name: make_shadow(model, [name, *tied.get(name, ())], rounded)
+        for name, rounded in blocks.items()
+    }
     for shadow in shadows.values():
         round_shadow(shadow)
     used = rows[:_ROWS]
@@ -41,20 +51,20 @@ def kl_by_site(model: Any, blocks: Mapping[str, Blocks], rows: torch.Tensor) -> 
     return dict(parts)
 
 
-def most_sensitive(
-    parts: Mapping[str, float], sizes: Mapping[str, int], share: float
+def worth_eight_bits(
+    parts: Mapping[str, float], sizes: Mapping[str, int], budget_bytes: float
 ) -> tuple[str, ...]:
-    """Sites that cost the most nats a weight, up to a share of all weights.
+    """Sites that cost the most nats a weight, as many as a budget of bytes widens by 4 bits.
 
     Args:
         parts: Nats by site, from :func:`kl_by_site`.
         sizes: Elements by site.
-        share: Of the sum of ``sizes``, 0 to 1.
+        budget_bytes: What their wider weights may add.
     """
-    left = share * sum(sizes.values())
+    left = budget_bytes
     chosen = []
     for site in sorted(parts, key=lambda site: (-parts[site] / sizes[site], site)):
-        if sizes[site] <= left:
+        if sizes[site] / 2 <= left:
             chosen.append(site)
-            left -= sizes[site]
+            left -= sizes[site] / 2
     return tuple(sorted(chosen))

@@ -132,7 +132,7 @@ def backward_kl(model: Any, shadows: Iterable[Shadow], row: torch.Tensor) -> flo
     loss: torch.Tensor = _MeanKl.apply(  # type: ignore[no-untyped-call]
         answer.logits[0], expected
     )
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 

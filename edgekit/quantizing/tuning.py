@@ -26,7 +26,7 @@ def tune_blocks(
     *,
     tied: Mapping[str, Sequence[str]],
     steps: int,
-    shadow_rate: float = 0.02,
+    shadow_rate: float = 0.005,
     scale_rate: float = 1e-3,
     on_step: Callable[[int, float], None] = lambda _step, _kl: None,
 ) -> dict[str, Blocks]:

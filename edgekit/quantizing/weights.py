@@ -78,7 +78,7 @@ def widths(
             "quantization names weights that the base does not have", problems=problems
         )
     bits: dict[str, int] = {name: 8 if site_of(name) in wide else options.bits for name in layers}
-    bits[HEAD] = options.head_bits
+    bits[HEAD] = 8 if HEAD in wide else options.head_bits
     if options.embedding and EMBEDDING in sizes:
         bits[EMBEDDING] = options.bits
     return bits

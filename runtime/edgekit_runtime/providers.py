@@ -22,6 +22,7 @@ class Provider:
         plugin: Module of the package that brings it as a plug-in library.
         package: What to install where it is missing.
         platforms: Prefixes of ``<system>-<machine>`` where the package exists; empty for all.
+        replaces: Packages that fill the same modules and cannot stay beside it.
         device: What it needs, in words.
     """
 
@@ -32,6 +33,14 @@ class Provider:
     check: str | None = None
     plugin: str | None = None
     platforms: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+
+    @property
+    def install_command(self) -> str:
+        """The command that brings it; packages with the same modules go first."""
+        install = f"pip install {self.package}"
+        gone = " ".join(self.replaces)
+        return f"pip uninstall -y {gone} && {install}" if gone else install
 
 
 # The fastest first: the order in which an engine tries a bundle's targets.
@@ -42,6 +51,7 @@ PROVIDERS: Final[tuple[Provider, ...]] = (
         package="onnxruntime-genai-cuda",
         device="an NVIDIA GPU with its driver",
         check="is_cuda_available",
+        replaces=("onnxruntime-genai", "onnxruntime"),  # it brings onnxruntime-gpu
         platforms=("linux-x86_64", "windows-amd64"),
     ),
     Provider(
@@ -50,6 +60,7 @@ PROVIDERS: Final[tuple[Provider, ...]] = (
         package="onnxruntime-genai-winml",
         device="Windows and a GPU with DirectX 12",
         check="is_dml_available",
+        replaces=("onnxruntime-genai",),
         platforms=("windows",),
     ),
     Provider(
@@ -115,14 +126,18 @@ def provider_problem(provider: Provider) -> str | None:
         return None
     if not getattr(load_genai(), provider.check)():
         return _lacking(provider, f"this build of onnxruntime-genai has no {provider.name}")
-    if provider.key == "cuda" and not _cuda_devices():
+    if provider.key == "cuda" and not cuda_device_count():
         return f"no device: {provider.name} needs {provider.device}, and the driver reports none"
     return None
 
 
 def is_simulated(provider: Provider) -> bool:
-    """Whether the provider computes on the CPU here what it is made to compute elsewhere."""
-    return provider.key == "qnn" and platform.machine().lower() in {"x86_64", "amd64"}
+    """Whether a provider that works here computes on the CPU what it is made for a GPU or NPU."""
+    if provider.key == "qnn":
+        return platform.machine().lower() in {"x86_64", "amd64"}
+    if provider.key == "webgpu" and provider_problem(provider) is None:
+        return all(device.device.type.name == "CPU" for device in plugin_devices(provider))
+    return False
 
 
 @cache
@@ -173,11 +188,11 @@ def _lacking(provider: Provider, what: str) -> str:
     here = this_platform()
     if provider.platforms and not here.startswith(provider.platforms):
         return f"{what}; it exists for {', '.join(provider.platforms)}, and this is {here}"
-    return f"{what}: pip install {provider.package} (it needs {provider.device})"
+    return f"{what}: {provider.install_command} (it needs {provider.device})"
 
 
 @cache
-def _cuda_devices() -> int:
+def cuda_device_count() -> int:
     """Number of GPUs that the NVIDIA driver reports; 0 without a driver."""
     name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
     try:

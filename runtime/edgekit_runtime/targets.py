@@ -16,7 +16,7 @@ from edgekit_runtime.providers import (
 from edgekit_runtime.static_graph import STATIC_INPUTS
 
 # Builds of genai with other providers: each runs the CPU's targets too.
-_GENAI: Final = (
+GENAI_BUILDS: Final = (
     "onnxruntime-genai",
     "onnxruntime-genai-cuda",
     "onnxruntime-genai-winml",
@@ -141,7 +141,7 @@ def _way_out(manifest: Manifest, asked: str | None) -> str:
 
 def _version_problem(package: str, prefix: str) -> str | None:
     versions = []
-    for name in _GENAI if package == _GENAI[0] else (package,):
+    for name in GENAI_BUILDS if package == GENAI_BUILDS[0] else (package,):
         try:
             versions.append(importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:

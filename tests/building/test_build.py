@@ -284,10 +284,9 @@ def test_a_memory_budget_that_is_too_small(
 ) -> None:
     profile = own_profile(name="watch", memory_budget_bytes="1048576")
     message = refused(BuildError, tmp_path / "b", base=str(tiny_base), targets=(str(profile),))
-    assert message.startswith(
-        "base 'tiny-llama' does not fit:\n  target 'watch': needs 0.00 GiB (weights 0.00, "
-        "key-value cache for 4096 tokens 0.00, adapters 0.00), its memory_budget_bytes is 0.00 GiB"
-    )
+    assert message.startswith("base 'tiny-llama' does not fit:\n  target 'watch': needs 65.")
+    assert "its memory_budget_bytes is 1.0 MiB\n    quantization.block_size 32 -> 128" in message
+    assert not (tmp_path / "b").exists()
 
 
 def test_too_little_disk_and_memory_are_told_together(
@@ -301,8 +300,8 @@ def test_too_little_disk_and_memory_are_told_together(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
     output = tmp_path / "b"
     message = refused(BuildError, output, base=str(tiny_base))
-    assert f"  disk: needs 0.00 GiB at '{output}', 0.00 GiB are free" in message
-    assert "  memory: needs about 0.00 GiB to build and check, 0.00 GiB are available" in message
+    assert f"  disk: needs 0.4 MiB at '{output}', 0.0 MiB are free" in message
+    assert "  memory: needs about 1.0 MiB to build and check, 0.0 MiB are available" in message
 
 
 def test_a_disk_that_fills_up_leaves_nothing(

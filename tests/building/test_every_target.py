@@ -72,7 +72,7 @@ def test_adapters_are_stored_by_layout(report: BuildReport) -> None:
 def test_the_graphs_compute_alike(report: BuildReport) -> None:
     row = [1, 5, 9, 33, 80, 4, 7, 120]
     logits = {
-        target: float32_logits(report.output / "targets" / target, "score.onnx", [row], 1)[0]
+        target: float32_logits(report.output / "targets" / target / "score.onnx", [row], 1)[0]
         for target in TARGETS
     }
     np.testing.assert_array_equal(logits["cpu"], logits["openvino"])

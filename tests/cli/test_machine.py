@@ -1,15 +1,20 @@
 """``doctor`` and ``targets``: what this machine is, and what bundles are built for."""
 
 import json
+import re
+import shutil
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from edgekit import doctor
+from edgekit import doctor, target_checks
 from edgekit.cli import main
+from edgekit.targets import list_targets, load_target
 from edgekit_runtime.machine import describe_machine
+from tests.runtime.bundle_edits import seal
 
 
 def test_doctor_finds_this_environment_fit(
@@ -25,6 +30,21 @@ def test_doctor_finds_this_environment_fit(
     )
     assert {"torch", "onnxruntime-genai", "base smollm2-135m"} <= set(checks)
     assert checks["cache"]["found"] == f"{tmp_path / 'cache'}, 0.0 GB"
+
+
+def test_doctor_says_of_every_target_what_this_machine_can_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    assert main(["doctor", "--json"]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    for name in list_targets():
+        assert re.fullmatch(
+            r"(builds|cannot be built); verified on \w+; (runs|does not run|runs on a simulator)",
+            checks[f"target {name}"]["found"],
+        )
+    assert checks["target cpu"]["found"] == "builds; verified on CPU; runs"
+    assert checks["devices"]["found"].startswith("NVIDIA GPUs ")
 
 
 def test_doctor_fails_with_the_remedy_when_a_package_is_missing(
@@ -86,3 +106,83 @@ def test_an_unknown_target_is_refused_with_the_near_one(
 ) -> None:
     assert main(["targets", "show", "cpi"]) == 1
     assert capsys.readouterr().err.startswith("error: no target 'cpi'; did you mean 'cpu'")
+
+
+def test_targets_list_says_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["cpu"]["packages_here"] == "installed"
+    assert {values["packages_here"] for values in listed.values()} <= {
+        "installed",
+        "missing",
+        "none",
+    }
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "webgpu"])
+def test_a_resolved_profile_can_be_used_as_ones_own(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["targets", "show", name, "--resolved"]) == 0
+    own = tmp_path / "own.yaml"
+    own.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert "extends" not in yaml.safe_load(own.read_text(encoding="utf-8"))
+    assert load_target(str(own)) == load_target(name)
+
+
+def test_targets_check_looks_at_every_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "check"]) == 0
+    out = capsys.readouterr().out
+    assert "\ncpu: builds; verified on CPU; runs\n" in out
+    assert main(["targets", "check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["targets"]) == set(list_targets())
+    assert report["targets"]["cpu"]["runs"] is True
+
+
+def test_targets_check_fails_for_a_named_profile_that_cannot_be_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_checks, "_BUILD_MODULES", {"no_such_module": "no-such-package"})
+    assert main(["targets", "check", "cuda"]) == 1
+    assert (
+        "no-such-package is not installed: pip install no-such-package" in capsys.readouterr().out
+    )
+    assert main(["targets", "check"]) == 0  # a look around asks for nothing
+
+
+def test_targets_check_of_a_bundle(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -> None:
+    assert main(["targets", "check", "--bundle", str(tiny_bundle)]) == 0
+    out = capsys.readouterr().out
+    assert out == (
+        "cpu: works here\n"
+        "An engine chooses 'cpu': the fastest of the bundle's targets, and it works here.\n"
+    )
+    assert main(["targets", "check", "--bundle", str(tiny_bundle), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["chosen"] == "cpu"
+    assert report["targets"]["cpu"]["works"] is True
+
+
+def test_targets_check_of_a_bundle_that_works_nowhere_here(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+    def for_another_provider(manifest: dict[str, Any]) -> None:
+        manifest["targets"]["cpu"]["execution_provider"] = "AbacusExecutionProvider"
+
+    seal(bundle, for_another_provider)
+    assert main(["targets", "check", "--bundle", str(bundle)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("cpu: does not work here\n  execution provider AbacusExecutionProvider")
+    assert out.endswith("No target works here.\n")
+
+
+def test_profiles_and_a_bundle_together_are_a_usage_error(tiny_bundle: Path) -> None:
+    assert main(["targets", "check", "cpu", "--bundle", str(tiny_bundle)]) == 2
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "schema"]) == 0
+    assert "extends" in json.loads(capsys.readouterr().out)["properties"]

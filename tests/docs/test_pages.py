@@ -3,13 +3,14 @@
 import ast
 import importlib
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from edgekit.recipes import BundleRecipe, TrainRecipe, parse_recipe
-from edgekit.targets import TargetProfile
+from edgekit.targets import load_target
 from tests.docs.pages import ROOT, Block, Page, all_blocks, all_pages
 from tests.docs.programs import PROGRAMS, parse_error
 
@@ -107,10 +108,12 @@ def test_every_program_compiles_and_imports_what_exists(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("yaml"), ids=_ids(all_blocks("yaml")))
-def test_every_recipe_loads(block: Block) -> None:
+def test_every_recipe_loads(block: Block, tmp_path: Path) -> None:
     values = yaml.safe_load(block.text)
-    if "execution_provider" in values:
-        TargetProfile.model_validate(values)
+    if {"execution_provider", "extends"} & set(values):
+        own = tmp_path / "own.yaml"
+        own.write_text(block.text, encoding="utf-8")
+        load_target(str(own))
     elif set(values) <= set(TrainRecipe.model_fields):
         parse_recipe(_SMALLEST_TRAIN | values, TrainRecipe)
     else:

@@ -13,8 +13,10 @@ import edgekit
 import edgekit.errors
 import edgekit_runtime
 from edgekit import recipes, targets
+from edgekit.doctor import examine
 from edgekit.evaluating.evaluate import EvaluationReport
 from edgekit.evaluating.metrics import METRICS, default_metrics
+from edgekit.quantizing import options as quantization
 from edgekit_runtime import card, manifest
 from edgekit_runtime.bench_report import BenchReport
 from edgekit_runtime.cli import batch
@@ -42,7 +44,8 @@ MODELS: dict[str, type[BaseModel]] = {
         recipes.AdapterSource,
         recipes.ParityRecipe,
         targets.TargetProfile,
-        targets.Quantization,
+        quantization.Quantization,
+        quantization.Calibration,
         targets.AdapterSupport,
         targets.ParityBounds,
         targets.Verification,
@@ -98,7 +101,7 @@ def test_no_page_is_left_of_a_command_that_is_gone() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_keys_of_a_file_that_people_type(name: str) -> None:
-    is_target = MODELS[name].__module__ == "edgekit.targets"
+    is_target = MODELS[name].__module__ in {"edgekit.targets", "edgekit.quantizing.options"}
     of = page(f"docs/reference/{'targets' if is_target else 'recipes'}.md")
     told = {key: cells[1] for key, cells in of.table(f"keys: {name}").items()}
     fields = MODELS[name].model_fields
@@ -119,7 +122,7 @@ def _default(field: Any) -> str:
     default = field.default
     if default is None:
         return "none"
-    if default in ({}, ()):
+    if default in ({}, (), ""):
         return "empty"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
@@ -129,6 +132,16 @@ def _default(field: Any) -> str:
 def test_the_shown_target_profile_is_the_file() -> None:
     block = next(b for b in all_blocks("yaml") if "same as: targets/cpu.yaml" in b.marks)
     assert block.text == (ROOT / "targets" / "cpu.yaml").read_text(encoding="utf-8")
+
+
+def test_the_shown_report_of_the_doctor_has_its_lines() -> None:
+    """Its words are those of one machine; its lines are the doctor's, all targets among them."""
+    block = next(b for b in all_blocks("text") if "same structure: edgekit doctor" in b.marks)
+    shown = re.findall(r"(?m)^ (?:ok|warn|FAIL) +(\S+(?: \S+)?)(?:  |$)", block.text)
+    checks = [check.name for check in examine()]
+    assert [name for name in checks if name in shown] == shown
+    assert {name for name in checks if name.startswith("target ")} <= set(shown)
+    assert {"python", "memory", "providers", "devices", "cache"} <= set(shown)
 
 
 def test_the_metrics() -> None:

@@ -8,10 +8,11 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.bases import resolve_base
+from edgekit.building.base_shape import shape_of
 from edgekit.building.build import build
 from edgekit.building.dequantize import quantized_weights
 from edgekit.building.export import export_base
-from edgekit.building.fit import weight_bytes
+from edgekit.building.memory import disk_bytes
 from edgekit.building.reference import torch_reference
 from edgekit.building.weights import load_graph
 from edgekit.targets import TargetProfile, load_target, targets_dir
@@ -52,7 +53,7 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
                 assert off < stock_off / 8, name
             else:
                 assert off == stock_off, name
-    told = weight_bytes(base, profile) - weight_bytes(base, load_target("cpu"))
+    told = disk_bytes(shape_of(base), profile) - disk_bytes(shape_of(base), load_target("cpu"))
     grown = (tmp_path / "bundle/weights/cpu.data").stat().st_size
     grown -= (exported / "model.onnx.data").stat().st_size
     assert grown == pytest.approx(told, abs=4096)  # files are padded to pages

@@ -102,8 +102,7 @@ def load_decoder(base: Base) -> tuple[Decoder, dict[str, npt.NDArray[np.float32]
 def describe(model: Any, name: str) -> Decoder:
     """Describe a transformers model; ``name`` is what messages call it."""
     config, first = model.config, model.model.layers[0]
-    family = type(model).__name__
-    is_gemma = family.startswith("Gemma")
+    offset = norm_offset(type(model).__name__)
     types = _layer_types(config)
     ropes, rope_of = _ropes(model.model.rotary_emb, types, name)
     windows = tuple(dict.fromkeys(_window(config, kind) for kind in types))
@@ -118,8 +117,8 @@ def describe(model: Any, name: str) -> Decoder:
         attention_scale=float(attention.scaling),
         attention_softcap=getattr(config, "attn_logit_softcapping", None),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
-        embedding_scale=float(config.hidden_size) ** 0.5 if is_gemma else 1.0,
-        norm_offset=1.0 if is_gemma else 0.0,
+        embedding_scale=float(config.hidden_size) ** 0.5 if offset else 1.0,
+        norm_offset=offset,
         has_sandwich_norms=hasattr(first, "pre_feedforward_layernorm"),
         has_qk_norms=hasattr(attention, "q_norm"),
         is_fused=hasattr(attention, "qkv_proj"),
@@ -130,6 +129,11 @@ def describe(model: Any, name: str) -> Decoder:
         windows=windows,
         ropes=ropes,
     )
+
+
+def norm_offset(architecture: str) -> float:
+    """What a family adds to the weights of its norms; Gemma stores their distance from 1."""
+    return 1.0 if architecture.startswith("Gemma") else 0.0
 
 
 def _layer_types(config: Any) -> list[str]:

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
-from edgekit.building.dequantize import QuantizedWeight, quantized_weights
 from edgekit.building.export import DIGESTS_FILE, digests_of, is_intact
 from edgekit.building.passes import set_accuracy_level
 from edgekit.building.qnn.architecture import Decoder, Weights, load_decoder
@@ -26,7 +25,6 @@ from edgekit.bundling.write import write_json
 from edgekit.errors import BuildError
 from edgekit.quantizing.blocks import Blocks, round_to_nearest, round_to_positive_scales
 from edgekit.targets import StaticGraphs, TargetProfile
-from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.static_layout import LAYOUT_FILE, StaticLayout
 
 BARE = {name: f"{name}.bare.onnx" for name in ("prefill", "decode")}
@@ -86,14 +84,6 @@ def static_section(profile: TargetProfile) -> StaticGraphs:
             hint="See targets/qnn.yaml.",
         )
     return profile.static
-
-
-def static_weights(export: Path, contract: SocketContract) -> dict[str, QuantizedWeight]:
-    """What an export's graphs compute with, by Hugging Face name."""
-    weights: dict[str, QuantizedWeight] = {}
-    for name in (BARE["decode"], STATIC_GRAPHS["embed"], STATIC_GRAPHS["head"]):
-        weights |= quantized_weights(ir.load(export / name), contract)
-    return weights
 
 
 def provider_options_of(profile: TargetProfile) -> dict[str, str]:

@@ -32,7 +32,8 @@ from edgekit.building.parity import (
     token_rows,
 )
 from edgekit.building.qnn.compile import qnn_device
-from edgekit.building.qnn.export import export_static, static_weights
+from edgekit.building.qnn.export import export_static
+from edgekit.building.qnn.read_back import static_floats, static_weights
 from edgekit.building.qnn.runners import DECODED_TOKENS, Logits, Runners, open_runners
 from edgekit.building.qnn.target_dir import stored_profile
 from edgekit.building.reference import TorchReference, torch_reference
@@ -92,8 +93,10 @@ def check_static_parity(
         }
         weights = static_weights(source, contract)
         breaches += compare_weights(reference, weights, bounds)
-        reference.replace_weights({name: weight.values for name, weight in weights.items()})
-        reference.round_to_float16(keep=weights)
+        stored = {name: weight.values for name, weight in weights.items()}
+        stored |= static_floats(source, base)
+        reference.replace_weights(stored)
+        reference.round_to_float16(keep=stored)
         figures = {}
         for name, rows in tokens.items():
             who = f"parity: {f'adapter {name!r}' if name else 'the base'}"

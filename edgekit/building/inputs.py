@@ -1,0 +1,145 @@
+"""What a build is made of, read and checked before any work is done."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
+from edgekit.bases import Base, resolve_base
+from edgekit.building.export import refuse_unsupported
+from edgekit.building.fit import check_fit
+from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
+from edgekit.bundling.adapters import AdapterSource
+from edgekit.bundling.names import check_names
+from edgekit.bundling.write import refuse_existing
+from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.quantizing.options import change
+from edgekit.targets import TargetProfile, load_target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildInputs:
+    """A build's inputs, which fit together, the targets and this machine.
+
+    Attributes:
+        profiles: Target name to its profile.
+        adapters: Target name to adapter name to the adapter as read for it.
+    """
+
+    base: Base
+    profiles: Mapping[str, TargetProfile]
+    adapters: Mapping[str, Mapping[str, PeftAdapter]]
+
+
+def check_inputs(
+    *,
+    name: str,
+    base: str | None,
+    base_onnx: Path | None,
+    output: Path,
+    targets: tuple[str, ...],
+    adapters: Mapping[str, AdapterSource],
+    quantization: str | None,
+    max_nll_increase: float | None,
+    parity: bool,
+    assume_base: bool,
+    overwrite: bool,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> BuildInputs:
+    """Read and check everything that a build needs; the arguments are those of ``build``.
+
+    Raises:
+        EdgekitError: A child of it, with every problem of the artifact at fault.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    check_names(name, adapters)
+    profiles = load_profiles(targets, quantization, max_nll_increase)
+    on_message(f"resolving the base '{base_onnx or base}'")
+    origin = None
+    if base_onnx is not None:
+        if quantization is not None:
+            raise BuildError(f"'{base_onnx}' is quantized already: '{quantization}' cannot be had")
+        resolved = resolve_prebuilt(base_onnx)
+        profiles = {name: profile_of(resolved, profile) for name, profile in profiles.items()}
+        origin = resolve_base(base) if base is not None else None
+    else:
+        resolved = resolve_base(base or "")
+        refuse_unsupported(resolved)
+    read = {
+        target: read_adapters(adapters, resolved, profile, assume_base=assume_base, origin=origin)
+        for target, profile in profiles.items()
+    }
+    check_fit(resolved, profiles, read, output, parity=parity)
+    return BuildInputs(base=resolved, profiles=profiles, adapters=read)
+
+
+def read_adapters(
+    adapters: Mapping[str, AdapterSource],
+    base: Base,
+    profile: TargetProfile,
+    *,
+    assume_base: bool,
+    origin: Base | None = None,
+) -> dict[str, PeftAdapter]:
+    """Read and check every adapter for a target; the problems of all are raised at once.
+
+    Args:
+        adapters: Adapter name to its source.
+        base: What they are to run on.
+        profile: The target.
+        assume_base: Take adapters whose recorded base contradicts.
+        origin: What a prebuilt ONNX base was made from, as a person says: compared instead of it.
+    """
+    shapes = linear_shapes(base)
+    read: dict[str, PeftAdapter] = {}
+    errors: list[PeftAdapterError] = []
+    for name, source in adapters.items():
+        try:
+            adapter = read_peft_adapter(
+                source.for_target(profile.name),
+                origin or base,
+                name=name,
+                max_rank=profile.adapters.max_rank,
+                assume_base=assume_base,
+                shapes=shapes,
+            )
+            read[name] = replace(adapter, binding="assumed") if base.is_prebuilt else adapter
+        except PeftAdapterError as err:
+            errors.append(err)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise PeftAdapterError(
+            f"{len(errors)} adapters cannot be used",
+            problems=[line for err in errors for line in str(err).splitlines()],
+        )
+    return read
+
+
+def load_profiles(
+    targets: tuple[str, ...], quantization: str | None, max_nll_increase: float | None
+) -> dict[str, TargetProfile]:
+    """Profiles by name, with the recipe's own quantization, and bound on it, where it sets them."""
+    if not targets:
+        raise BuildError("no target was named", hint="Say --target cpu, or list targets.")
+    profiles: dict[str, TargetProfile] = {}
+    for reference in targets:
+        profile = load_target(reference)
+        if profile.name in profiles:
+            raise BuildError(
+                f"target '{profile.name}' is named twice",
+                hint="Give your own profile a name of its own.",
+            )
+        if quantization is not None:
+            options = change(profile.quantization, quantization)
+            profile = profile.model_copy(update={"quantization": options})
+        changes: dict[str, float | None] = {}
+        if max_nll_increase is not None:
+            changes["max_nll_increase"] = max_nll_increase
+        if profile.quantization.is_calibrated:
+            # Such weights may move by several steps; the gate compares with what was quantized.
+            changes["max_weight_error_steps"] = None
+        bounds = profile.parity.model_copy(update=changes)
+        profile = profile.model_copy(update={"parity": bounds})
+        profiles[profile.name] = profile
+    return profiles

@@ -1,0 +1,170 @@
+"""GPTQ and tuning: nearer to the float base than rounding, and what ships is what they made."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.bases import Base, resolve_base
+from edgekit.building.build import build
+from edgekit.building.dequantize import quantized_weights
+from edgekit.building.reference import replace_weights
+from edgekit.building.weights import load_graph
+from edgekit.errors import ParityError, RecipeError
+from edgekit.quantizing.blocks import Blocks
+from edgekit.quantizing.calibration import calibration_rows
+from edgekit.quantizing.options import Calibration, Quantization, change
+from edgekit.quantizing.quantize import quantize_base
+from edgekit.quantizing.weights import EMBEDDING, HEAD, weight_sizes
+from edgekit_runtime.contract import SocketContract
+from tests.tiny_models import make_tiny_model
+
+CALIBRATION = {"rows": 16, "row_tokens": 64, "steps": 40}
+
+
+def options(**values: Any) -> Quantization:
+    return Quantization.model_validate({"calibration": CALIBRATION} | values)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> Base:
+    return resolve_base(str(tiny_base))
+
+
+def mean_kl(base: Base, blocks: dict[str, Blocks]) -> float:
+    """Of a model with these blocks against its float self, on text of another seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
+    row = calibration_rows(model, base, Calibration(rows=32, row_tokens=64, seed=5))
+    with torch.inference_mode():
+        expected = model(row).logits.log_softmax(-1)
+        values = {name: weight.values() for name, weight in blocks.items()}
+        replace_weights(model, {EMBEDDING: values[HEAD]} | values)
+        actual = model(row).logits.log_softmax(-1)
+    return float((expected.exp() * (expected - actual)).sum(-1).mean())
+
+
+@pytest.fixture(scope="module")
+def rounded(base: Base) -> dict[str, Blocks]:
+    from edgekit.quantizing.blocks import round_to_nearest
+    from edgekit.quantizing.weights import float_weight
+
+    names = set(weight_sizes(base)) - {EMBEDDING}
+    return {
+        name: round_to_nearest(float_weight(base, name), bits=4, block_size=32) for name in names
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "tuned"])
+def test_calibration_brings_the_model_nearer_to_its_float_self(
+    algorithm: str, base: Base, rounded: dict[str, Blocks], tmp_path: Path
+) -> None:
+    blocks = quantize_base(base, options(algorithm=algorithm), cache_dir=tmp_path / "one")
+    assert blocks.keys() == rounded.keys()
+    share = {"gptq": 0.97, "tuned": 0.8}[algorithm]
+    assert mean_kl(base, blocks) < share * mean_kl(base, rounded)
+    again = quantize_base(base, options(algorithm=algorithm), cache_dir=tmp_path / "two")
+    for name, weight in blocks.items():
+        assert np.array_equal(weight.codes, again[name].codes), name
+        assert np.array_equal(weight.scales, again[name].scales), name
+    messages: list[str] = []
+    cached = quantize_base(
+        base, options(algorithm=algorithm), cache_dir=tmp_path / "one", on_message=messages.append
+    )
+    assert messages == ["quantized weights found in the cache"]
+    assert all(np.array_equal(cached[name].codes, blocks[name].codes) for name in blocks)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen2"])
+def test_tuned_weights_ship_and_the_gate_knows_them(family: str, tmp_path: Path) -> None:
+    """Gemma ties its head, softcaps its logits and scales its embedding; Qwen has biases."""
+    path = make_tiny_model(tmp_path / family, family, tied=family == "gemma2")
+    text = "algorithm=tuned,eight_bit=*.down_proj,calibration.rows=8,calibration.row_tokens=32"
+    report = build(
+        name="tuned",
+        base=str(path),
+        output=tmp_path / "bundle",
+        quantization=f"{text},calibration.steps=10",
+    )
+    assert report.parity["cpu"][""].exact_mean_kl < 1e-6
+    target = tmp_path / "bundle" / "targets" / "cpu"
+    contract = SocketContract.from_dict(json.loads((target / "sockets.json").read_text()), [])
+    shipped = quantized_weights(load_graph(target / "score.onnx"), contract)
+    changed = change(Quantization(), f"{text},calibration.steps=10")
+    for name, weight in quantize_base(resolve_base(str(path)), changed).items():
+        assert weight.bits == (8 if "down_proj" in name else 4)
+        np.testing.assert_array_equal(shipped[name].values, weight.values(), err_msg=name)
+
+
+def test_another_weight_than_the_tuned_one_fails_the_gate(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exact step is blind to it: it reads its reference from the graph."""
+    from edgekit.building import export
+
+    put = export.replace_weights_in
+
+    def put_another(directory: Path, weights: dict[str, Blocks], **options: bool) -> None:
+        weight = weights["model.layers.0.mlp.down_proj.weight"]
+        codes = weight.codes.copy()
+        codes[0, 0, 0] ^= 1
+        put(
+            directory,
+            weights | {"model.layers.0.mlp.down_proj.weight": replace(weight, codes=codes)},
+            **options,
+        )
+
+    monkeypatch.setattr(export, "replace_weights_in", put_another)
+    with pytest.raises(ParityError) as caught:
+        build(
+            name="broken",
+            base=str(base.path),
+            output=tmp_path / "bundle",
+            quantization="algorithm=gptq,calibration.rows=3,calibration.row_tokens=32",
+        )
+    (line,) = caught.value.problems
+    assert line.startswith("model.layers.0.mlp.down_proj.weight[0, 0]: 1 quantization steps from")
+    assert line.endswith("the quantized weight, bound 0.1")
+
+
+def test_eight_bits_go_where_they_help_most_within_their_budget(
+    base: Base, rounded: dict[str, Blocks], tmp_path: Path
+) -> None:
+    sizes = {name: weight.codes.size for name, weight in rounded.items()}
+    by_budget = {}
+    for budget in (0.2, 0.4):
+        chosen = options(algorithm="rtn", eight_bit_budget=budget)
+        wide = quantize_base(base, chosen, cache_dir=tmp_path)
+        grown = sum(sizes[name] for name in wide) / 2 / (sum(sizes.values()) * 5 / 8)
+        assert budget - 0.1 < grown <= budget
+        assert {weight.bits for weight in wide.values()} == {8}
+        by_budget[budget] = mean_kl(base, rounded | wide)
+    assert by_budget[0.4] < by_budget[0.2] < 0.8 * mean_kl(base, rounded)
+
+
+def test_a_persons_own_text_is_used_and_refused_where_too_short(base: Base, tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("the card is lost and the payment was not found " * 40, encoding="utf-8")
+    calibration = CALIBRATION | {"source": str(text), "rows": 4, "steps": 2}
+    own = options(algorithm="gptq", calibration=calibration)
+    other = options(algorithm="gptq", calibration=CALIBRATION | {"rows": 4})
+    mine = quantize_base(base, own, cache_dir=tmp_path)
+    sampled = quantize_base(base, other, cache_dir=tmp_path)
+    assert any(not np.array_equal(mine[name].codes, sampled[name].codes) for name in mine)
+    text.write_text("too short", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"too short: \d+ tokens make 0 rows of 64, 4 are asked"):
+        quantize_base(base, own, cache_dir=tmp_path)
+
+
+def test_every_wrong_option_is_named() -> None:
+    with pytest.raises(RecipeError) as caught:
+        change(Quantization(), "blok_size=32,bits=5,fast,eight_bit_budget=2")
+    assert len(caught.value.problems) == 4
+    assert "did you mean 'block_size'" in caught.value.problems[0] or "block_size" in str(
+        caught.value.problems[0]
+    )
