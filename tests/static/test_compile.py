@@ -1,7 +1,7 @@
 """Compiling for QNN: one context and nothing else, or a refusal that says which, where and why."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,7 +131,7 @@ def graph_with_erf(source: Path, tmp_path: Path) -> Path:
     target.input[0] = "odd"
     model.graph.node.insert(place, odd)
     onnx.save(model, tmp_path / "odd.onnx")
-    os.link(source / "decoder.onnx.data", tmp_path / "decoder.onnx.data")
+    shutil.copyfile(source / "decoder.onnx.data", tmp_path / "decoder.onnx.data")
     return tmp_path / "odd.onnx"
 
 
