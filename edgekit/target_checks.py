@@ -92,7 +92,7 @@ def check_target(profile: TargetProfile) -> TargetCheck:
         build_problems=build_problems,
         verified_on=profile.verify.execution_provider if build_problems else gate_provider(profile),
         verify_note=profile.verify.note,
-        run_problem=provider_problem(provider),
+        run_problem=_run_problem(provider),
         is_simulated=is_simulated(provider),
         install=install_commands(profile),
     )
@@ -135,6 +135,13 @@ def _build_problems(profile: TargetProfile, provider: Provider) -> Iterator[str]
             yield f"{provider.package} compiles it; it exists for {platforms}, and this is {here}"
         else:
             yield f"{provider.package} compiles it: {provider.install_command}"
+
+
+def _run_problem(provider: Provider) -> str | None:
+    if find_spec("onnxruntime_genai") is None:
+        package = provider.package if provider.plugin is None else GENAI_BUILDS[0]
+        return f"{package} is not installed: pip install {package}"
+    return provider_problem(provider)
 
 
 def _is_installed(requirement: Requirement) -> bool:

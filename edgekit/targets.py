@@ -154,21 +154,34 @@ class TargetProfile(_Section):
                 f"adapters.mechanism: builder 'static' and static_inputs go together, got builder "
                 f"'{self.builder}' and {self.adapters.mechanism}"
             )
+        problems += self._static_problems()
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _static_problems(self) -> list[str]:
+        """What does not go with static graphs, or goes with nothing else."""
+        problems = []
         if (self.builder == "static") != (self.static is not None):
             problems.append(
                 f"static: builder 'static' and this section go together, got builder "
                 f"'{self.builder}' and {'no section' if self.static is None else 'the section'}"
             )
-        if self.precision != f"int{self.quantization.bits}":
+        if self.builder != "static":
+            return problems
+        if self.quantization.algorithm not in {"default", "rtn"}:
             problems.append(
-                f"precision: expected int{self.quantization.bits}, as quantization.bits says, "
-                f"got {self.precision}"
+                "quantization.algorithm: static graphs are rounded to nearest (rtn), "
+                f"got {self.quantization.algorithm}"
             )
-        if self.quantization.bits == 8 and self.builder != "static":
-            problems.append("quantization.bits: 8 needs builder 'static'; others know 4")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        if self.quantization.eight_bit or self.quantization.eight_bit_budget:
+            problems.append(
+                "quantization.eight_bit: static graphs have the same bits in every layer; "
+                "set quantization.bits"
+            )
+        if self.io_dtype != "float16":
+            problems.append(f"io_dtype: builder 'static' makes float16, got {self.io_dtype}")
+        return problems
 
 
 def targets_dir() -> Path:

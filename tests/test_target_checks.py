@@ -2,7 +2,6 @@
 
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,23 +78,29 @@ def test_there_are_no_packages_for_this_platform(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_compiler_that_is_missing_keeps_a_static_target_from_being_built(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = tmp_path / "npu.yaml"
-    own.write_text(
-        "extends: cuda\nname: npu\nexecution_provider: QNNExecutionProvider\nbuilder: static\n"
-        "provider_options: {enable_cuda_graph: null}\n"
-        "adapters: {mechanism: static_inputs, max_rank: 16}\n",
-        encoding="utf-8",
-    )
     monkeypatch.setattr(
         target_checks,
         "find_spec",
         lambda name: None if name == "onnxruntime_qnn" else find_spec(name),
     )
-    check = check_target(load_target(str(own)))
+    check = check_target(load_target("qnn"))
     assert check.can.startswith("cannot be built; ")
     assert check.build_problems == ("onnxruntime-qnn compiles it: pip install onnxruntime-qnn",)
+
+
+def test_a_machine_without_genai(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        target_checks,
+        "find_spec",
+        lambda name: None if name == "onnxruntime_genai" else find_spec(name),
+    )
+    problems = {name: check_target(load_target(name)).run_problem for name in ("cpu", "cuda")}
+    assert problems == {
+        "cpu": "onnxruntime-genai is not installed: pip install onnxruntime-genai",
+        "cuda": "onnxruntime-genai-cuda is not installed: pip install onnxruntime-genai-cuda",
+    }
 
 
 def test_a_machine_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_an_own_profile_is_loaded_by_its_path(tmp_path: Path) -> None:
             "adapters.max_rank: Input should be greater than or",
         ),
         (("^name: cpu", "name: ../up"), "name: String should match pattern"),
-        (("  bits: 4", "  bits: 3"), "quantization.bits: Input should be 4, got 3"),
+        (("  bits: 4", "  bits: 3"), "quantization.bits: Input should be 4 or 8, got 3"),
         (("^description: .*$", ""), "description: missing"),
     ],
     ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",

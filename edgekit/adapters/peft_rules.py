@@ -42,6 +42,8 @@ def is_targeted(config: Mapping[str, Any], module: str) -> bool:
         raise ValueError("layers_pattern is there, layers_to_transform is not")
     if _is_excluded(config, module) or not _ends_with_one_of(module, targets):
         return False
+    if targets and module in targets:  # a whole path is meant, whatever its layer
+        return True
     return layers in (None, []) or _layer_of(config, module) in _as_list(layers)
 
 

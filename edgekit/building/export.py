@@ -77,7 +77,7 @@ def export_base(
             )
             if weights:
                 on_message("putting the quantized weights into the graph")
-                replace_weights_in(out, weights)
+                replace_weights_in(out, weights, prefused=base.is_prefused)
             (out / DIGESTS_FILE).write_text(json.dumps(digests_of(out)), encoding="utf-8")
             out.replace(target)
     return target
@@ -124,6 +124,9 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     }
     if quantization.embedding:
         options["op_types_to_quantize"] = "MatMul/Gather"
+    if profile.builder in {"cuda", "webgpu"}:
+        # The gate's CPU provider has no norms of q and k inside GroupQueryAttention.
+        options["fuse_qk_norm_gqa"] = "false"
     if profile.builder == "webgpu" and profile.io_dtype == "float32":
         options["use_webgpu_fp32"] = "true"
     return options

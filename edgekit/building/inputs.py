@@ -57,6 +57,8 @@ def check_inputs(
     on_message(f"resolving the base '{base_onnx or base}'")
     origin = None
     if base_onnx is not None:
+        if quantization is not None:
+            raise BuildError(f"'{base_onnx}' is quantized already: '{quantization}' cannot be had")
         resolved = resolve_prebuilt(base_onnx)
         profiles = {name: profile_of(resolved, profile) for name, profile in profiles.items()}
         origin = resolve_base(base) if base is not None else None

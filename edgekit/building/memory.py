@@ -16,6 +16,7 @@ from edgekit.quantizing.weights import widths
 from edgekit.targets import TargetProfile
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS
+from edgekit_runtime.static_graph import QNN
 
 CPU = "CPUExecutionProvider"
 
@@ -87,11 +88,21 @@ def context_length(shape: BaseShape, profile: TargetProfile) -> int:
 
 
 def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
-    """Size of a target's weight files: packed values, scales, embedding, rotary tables."""
+    """Size of a target's weight files: packed values, scales, embedding, rotary tables.
+
+    Static graphs have no weights in common: the one for prompts and the one for single tokens
+    each hold the layers (115 MB each of SmolLM2-135M at 8 bits, compiled for QNN).
+    """
     if shape.stored_bytes is not None:
         return shape.stored_bytes
     quantization = profile.quantization
     number = _number_bytes(profile)
+    if profile.builder == "static":
+        # Compiled graphs have weights of their own each; the tables on the host are float32's.
+        copies = 2 if profile.execution_provider == QNN else 1
+        tables = (1 if shape.is_tied else 2) * shape.n_table_weights
+        layers = _linear_blocks(shape, quantization, number)
+        return copies * layers + _blocks(tables, quantization.head_bits, quantization, 4)
     size = _linear_blocks(shape, quantization, number)
     size += _blocks(shape.n_table_weights, quantization.head_bits, quantization, number)
     if not quantization.embedding:

@@ -53,7 +53,10 @@ def widen_to_float32(model: ir.Model) -> None:
     Every float16 number is a float32 number, so the weights stay what they are and only the
     compute becomes more precise.
     """
-    graph = model.graph
+    _widen_graph(model.graph)
+
+
+def _widen_graph(graph: ir.Graph) -> None:
     for value in (*graph.inputs, *graph.initializers.values()):
         _widen_value(value)
     for node in graph:
@@ -62,6 +65,8 @@ def widen_to_float32(model: ir.Model) -> None:
         for name, attribute in list(node.attributes.items()):
             if node.op_type == "Cast" and attribute.as_int() == ir.DataType.FLOAT16:
                 node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
+            elif attribute.type == ir.AttributeType.GRAPH:
+                _widen_graph(attribute.as_graph())  # the branches of an If
             elif attribute.type == ir.AttributeType.TENSOR:
                 tensor = attribute.as_tensor()
                 if tensor.dtype == ir.DataType.FLOAT16:

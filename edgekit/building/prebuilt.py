@@ -108,31 +108,41 @@ def linear_shapes(base: Base) -> dict[str, tuple[int, int]]:
 
 
 def profile_of(base: Base, profile: TargetProfile) -> TargetProfile:
-    """A target profile that says how this model is quantized, not how a build would do it.
+    """A target profile whose adapters have the type of this model's activations.
 
     Raises:
-        BuildError: If the profile bounds what quantization may cost, which cannot be known.
+        BuildError: If the profile bounds what quantization may cost, which cannot be known, or
+            takes other graphs than the model has.
     """
+    if profile.adapters.mechanism != "ort_inputs":
+        raise BuildError(
+            f"target '{profile.name}' takes graphs of fixed shapes ({profile.adapters.mechanism}), "
+            f"which edgekit writes from float weights, and '{base.name}' came as int4",
+            hint="Leave the target out, or build from the model's own weights with --base.",
+        )
     if profile.parity.max_nll_increase is not None:
         raise BuildError(
             f"target '{profile.name}' bounds what quantization costs (max_nll_increase), and that "
             f"cannot be measured: '{base.name}' came as int4, without the float model",
             hint="Leave the bound out, or build from the model's own weights with --base.",
         )
-    nodes = list(matmuls(ir.load(decoder_graph(base.path))))
+    layers = (node for node in _matmuls(base) if is_layer_matmul(node))
+    return profile.model_copy(update={"io_dtype": _dtype(next(layers))})
+
+
+def quantization_of(base: Base) -> dict[str, str]:
+    """How a prebuilt model is quantized, read from its graph; several values by comma."""
+    nodes = list(_matmuls(base))
     layers = [node for node in nodes if is_layer_matmul(node)]
-    facts = {
+    others = [node for node in nodes if not is_layer_matmul(node)]
+    return {
         "algorithm": "prebuilt",
-        "bits": _one(number_of(node, "bits", 4) for node in layers),
-        "head_bits": _one(
-            number_of(node, "bits", 4) for node in nodes if not is_layer_matmul(node)
-        ),
-        "block_size": _one(number_of(node, "block_size", 32) for node in layers),
-        "is_symmetric": _one(not has_input(node, 3) for node in layers),
-        "accuracy_level": _one(number_of(node, "accuracy_level", 0) for node in layers),
+        "bits": _all(number_of(node, "bits", 4) for node in layers),
+        "head_bits": _all(number_of(node, "bits", 4) for node in others) or "float",
+        "block_size": _all(number_of(node, "block_size", 32) for node in layers),
+        "is_symmetric": _all(not has_input(node, 3) for node in layers),
+        "accuracy_level": _all(number_of(node, "accuracy_level", 0) for node in layers),
     }
-    quantization = profile.quantization.model_copy(update=facts)
-    return profile.model_copy(update={"io_dtype": _dtype(layers[0]), "quantization": quantization})
 
 
 def context_limits(base: Base) -> list[int]:
@@ -170,7 +180,10 @@ def _dtype(node: ir.Node) -> str:
     return DTYPES[scales.dtype]
 
 
-def _one(values: Iterable[object]) -> object:
-    """The value that all have, or all of them by comma."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else ",".join(str(value) for value in found) or None
+def _matmuls(base: Base) -> list[ir.Node]:
+    return list(matmuls(ir.load(decoder_graph(base.path))))
+
+
+def _all(values: Iterable[object]) -> str:
+    """Every value that occurs, once, by comma."""
+    return ",".join(dict.fromkeys(str(value) for value in values))

@@ -13,7 +13,7 @@ from edgekit.bases import Base
 from edgekit.building.export import DIGESTS_FILE, export_base
 from edgekit.building.parity import ParityFigures
 from edgekit.building.passes import keep_last_logits, keep_whole_cache
-from edgekit.building.prebuilt import context_limits, decoder_graph
+from edgekit.building.prebuilt import context_limits, decoder_graph, quantization_of
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.building.weights import FOLDER_FROM_TARGET, FOLDER_OPTION, WeightStore
 from edgekit.bundling.write import write_json
@@ -65,7 +65,7 @@ def target_record(
     base: Base, profile: TargetProfile, store: WeightStore, *, verified_on: str | None
 ) -> TargetRecord:
     """The manifest's entry of a target whose directory was written."""
-    quantization = profile.quantization.model_dump()
+    quantization = quantization_of(base) if base.is_prebuilt else profile.quantization.model_dump()
     path = f"targets/{profile.name}"
     graphs = graphs_of(profile)
     return TargetRecord(

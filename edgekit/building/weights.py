@@ -45,7 +45,8 @@ class WeightStore:
         self.directory = root / FOLDER
         self.directory.mkdir(parents=True, exist_ok=True)
         self._places: dict[bytes, _Place] = {}
-        self._rows: dict[bytes, _Place] = {}
+        # Rounded alike by chance, single rows of different matrices are equal now and then.
+        self._rows: dict[bytes, list[_Place]] = {}
 
     def save(self, model: ir.Model, path: Path, *, file: str) -> None:
         """Save a graph; tensors that are not in the folder yet go into one of its files.
@@ -97,19 +98,19 @@ class WeightStore:
         if row_bytes and n_rows <= _MOST_ROWS:
             for start in range(0, len(data), row_bytes):
                 row = sha256(data[start : start + row_bytes]).digest()
-                self._rows.setdefault(row, _Place(place.file, place.offset + start))
+                self._rows.setdefault(row, []).append(_Place(place.file, place.offset + start))
         return place
 
     def _find_rows(self, data: bytes, row_bytes: int) -> _Place | None:
         """The place where these rows stand in a taller tensor, such as q_proj's in qkv_proj."""
         if not row_bytes:
             return None
-        place = self._rows.get(sha256(data[:row_bytes]).digest())
-        if place is None:
-            return None
-        with (self.directory / place.file).open("rb") as stored:
-            stored.seek(place.offset)
-            return place if stored.read(len(data)) == data else None
+        for place in self._rows.get(sha256(data[:row_bytes]).digest(), ()):
+            with (self.directory / place.file).open("rb") as stored:
+                stored.seek(place.offset)
+                if stored.read(len(data)) == data:
+                    return place
+        return None
 
     def _append(self, data: bytes, file: str) -> _Place:
         path = self.directory / file

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from edgekit_runtime.cli.console import add_row, console, new_table, show_size
 
 if TYPE_CHECKING:
-    from edgekit.building.plan import BuildPlan, PlannedTarget
+    from edgekit.building.plan import BuildPlan
+    from edgekit.building.planned_target import PlannedTarget
 
 _NOT_COUNTED = "A GPU's or NPU's memory is weights, cache, adapters and activations; what its "
 _NOT_COUNTED += "driver takes beside them is not counted."

@@ -65,6 +65,10 @@ def stack_blocks(parts: Sequence[Blocks]) -> Blocks:
 def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
     """Round a weight (out, in); the largest of a block lies exactly on the end of the range.
 
+    At 4 bits these are the model builder's numbers to the last bit: halves go up, and where the
+    two ends of a block are equally far, the lower one decides (ONNX Runtime's MLAS). So a float16
+    graph that gets them shares its bytes with the float32 graph that the builder wrote.
+
     Raises:
         ValueError: If the inputs do not fill whole blocks.
     """
@@ -72,9 +76,10 @@ def round_to_nearest(weight: Floats, *, bits: int, block_size: int) -> Blocks:
     if columns % block_size:
         raise ValueError(f"{columns} inputs are no whole number of blocks of {block_size}")
     blocks = weight.reshape(rows, -1, block_size).astype(np.float32)
-    farthest = np.abs(blocks).argmax(-1)[..., None]
+    high, low = blocks.max(-1, keepdims=True), blocks.min(-1, keepdims=True)
+    farthest = np.where(np.abs(high) > np.abs(low), high, low)
     # The range is one longer on the negative side, so the farthest value goes there.
-    scales = np.take_along_axis(blocks, farthest, -1) / -np.float32(1 << (bits - 1))
+    scales = farthest / -np.float32(1 << (bits - 1))
     return _rounded(blocks, scales, bits)
 
 
@@ -102,5 +107,5 @@ def round_to_positive_scales(weight: Floats, *, bits: int, block_size: int) -> B
 def _rounded(blocks: Floats, scales: Floats, bits: int) -> Blocks:
     scales = np.where(scales == 0, np.float32(1), scales)
     limit = 1 << (bits - 1)
-    codes = np.clip(np.rint(blocks / scales), -limit, limit - 1).astype(np.int8)
+    codes = np.clip(np.floor(blocks / scales + np.float32(0.5)), -limit, limit - 1).astype(np.int8)
     return Blocks(codes=codes, scales=scales[..., 0], bits=bits)

@@ -17,7 +17,7 @@ from edgekit.building.sockets import find_sockets
 from edgekit.errors import BuildError
 from edgekit.quantizing.blocks import Blocks, stack_blocks
 from edgekit.quantizing.weights import EMBEDDING, HEAD
-from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.contract import SocketContract, SocketPart
 
 
 def replace_weights(
@@ -36,18 +36,22 @@ def replace_weights(
         BuildError: If a weight finds no place, or does not fit it; every one is listed.
     """
     sockets = {socket.name: socket for socket in contract.sockets}
-    left, problems = dict(weights), []
+    left, problems = set(weights), []
     for node in list(model.graph):
         path = (node.name or "").strip("/").replace("/", ".").rpartition(".")[0]
         if node.op_type == "MatMulNBits" and path in sockets:
-            names = [f"{part.module}.weight" for part in sockets[path].parts]
+            rows = {f"{part.module}.weight": part for part in sockets[path].parts}
+            names = list(rows)
         elif node.op_type == "MatMulNBits" and path == "lm_head":
-            names = [HEAD]
+            rows, names = {}, [HEAD]
         elif node.op_type == "GatherBlockQuantized" and EMBEDDING in left:
-            names = [EMBEDDING]
+            rows, names = {}, [EMBEDDING]
         else:
             continue
-        parts = [left.pop(name) for name in names if name in left]
+        parts = [
+            _own_rows(weights[name], rows.get(name), contract) for name in names if name in weights
+        ]
+        left -= set(names)
         if not parts:
             continue
         if len(parts) != len(names):
@@ -61,16 +65,32 @@ def replace_weights(
         del model.graph.initializers[name]
 
 
-def replace_weights_in(directory: Path, weights: Mapping[str, Blocks]) -> None:
+def _own_rows(blocks: Blocks, part: SocketPart | None, contract: SocketContract) -> Blocks:
+    """The rows of a weight that one matmul holds, where the graph cuts up what was one linear."""
+    if part is None:
+        return blocks
+    same = (p for socket in contract.sockets for p in socket.parts if p.module == part.module)
+    if sum(p.n for p in same) != len(blocks.codes):
+        return blocks  # it does not fit, and that is said with its shape
+    own = slice(part.start, part.start + part.n)
+    return Blocks(codes=blocks.codes[own], scales=blocks.scales[own], bits=blocks.bits)
+
+
+def replace_weights_in(
+    directory: Path, weights: Mapping[str, Blocks], *, prefused: bool = False
+) -> None:
     """Replace quantized weights of an exported model, on disk.
 
     Args:
         directory: With model.onnx and model.onnx.data, which are replaced.
         weights: See :func:`replace_weights`.
+        prefused: See :func:`edgekit.building.sockets.find_sockets`.
     """
     source = directory / "model.onnx"
     model = ir.load(source)
-    replace_weights(model, find_sockets(model, max_rank=1, dtype="float32"), weights)
+    replace_weights(
+        model, find_sockets(model, max_rank=1, dtype="float32", prefused=prefused), weights
+    )
     with tempfile.TemporaryDirectory(dir=directory, prefix=".weights-") as temporary:
         written = Path(temporary) / source.name
         # The new data file is written while the old one is still being read.

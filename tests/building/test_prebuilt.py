@@ -120,7 +120,6 @@ def test_the_manifest_says_what_it_is(foreign: Foreign, tmp_path: Path) -> None:
         "block_size": "32",
         "is_symmetric": "True",
         "accuracy_level": "4",
-        "embedding": "True",
     }
 
 
@@ -268,6 +267,16 @@ def test_a_bound_on_the_cost_of_quantization_cannot_be_kept(
 ) -> None:
     with pytest.raises(BuildError, match="cannot be measured: 'tiny-llama-onnx' came as int4"):
         build_on(foreign, tmp_path / "b", max_nll_increase=0.5)
+
+
+def test_targets_of_fixed_shapes_are_refused(foreign: Foreign, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"target 'qnn' takes graphs of fixed shapes \(static_"):
+        build_on(foreign, tmp_path / "b", targets=("cpu", "qnn"))
+
+
+def test_other_quantization_than_it_came_with_is_refused(foreign: Foreign, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="is quantized already: 'tier=quality' cannot be had"):
+        build_on(foreign, tmp_path / "b", quantization="tier=quality")
 
 
 @pytest.fixture

@@ -90,6 +90,20 @@ def test_the_same_first_row_is_not_enough(store: WeightStore, tmp_path: Path) ->
     np.testing.assert_array_equal(read_back(path, store, "packed"), packed)
 
 
+def test_rows_are_found_though_another_matrix_has_the_first_of_them(
+    store: WeightStore, tmp_path: Path
+) -> None:
+    """One base rounded in float32 and in float16: many single rows are equal, the matrices not."""
+    packed = noise(96, 32)
+    alike = noise(96, 32)
+    alike[0] = packed[0]
+    a, b = tmp_path / "targets/a/model.onnx", tmp_path / "targets/b/model.onnx"
+    store.save(graph_of(alike=alike, packed=packed), a, file="a.data")
+    store.save(graph_of(q=packed[:48]), b, file="b.data")
+    assert not (store.directory / "b.data").exists()
+    np.testing.assert_array_equal(read_back(b, store, "q"), packed[:48])
+
+
 def test_small_tensors_stay_in_the_graph_and_large_ones_start_on_a_page(
     store: WeightStore, tmp_path: Path
 ) -> None:

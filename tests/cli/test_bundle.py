@@ -67,7 +67,7 @@ def test_verify_json_tells_the_same_and_fails_too(own_bundle: Path, capsys: Capt
 def test_a_manifest_of_a_newer_major_version_is_refused(own_bundle: Path, capsys: Captured) -> None:
     manifest = own_bundle / "manifest.json"
     manifest.write_text(
-        manifest.read_text().replace('"schema_version":"1.0"', '"schema_version":"2.0"')
+        manifest.read_text().replace('"schema_version":"1.1"', '"schema_version":"2.0"')
     )
     assert edgekit_run(["inspect", str(own_bundle)]) == 1
     assert "schema_version is 2.0, this runtime reads 1.x" in capsys.readouterr().err

@@ -47,6 +47,7 @@ MODELS: dict[str, type[BaseModel]] = {
         quantization.Quantization,
         quantization.Calibration,
         targets.AdapterSupport,
+        targets.StaticGraphs,
         targets.ParityBounds,
         targets.Verification,
     )

@@ -109,13 +109,14 @@ def test_another_weight_than_the_tuned_one_fails_the_gate(
 
     put = export.replace_weights_in
 
-    def put_another(directory: Path, weights: dict[str, Blocks]) -> None:
+    def put_another(directory: Path, weights: dict[str, Blocks], **options: bool) -> None:
         weight = weights["model.layers.0.mlp.down_proj.weight"]
         codes = weight.codes.copy()
         codes[0, 0, 0] ^= 1
         put(
             directory,
             weights | {"model.layers.0.mlp.down_proj.weight": replace(weight, codes=codes)},
+            **options,
         )
 
     monkeypatch.setattr(export, "replace_weights_in", put_another)

@@ -140,7 +140,7 @@ def _provider(value: dict[str, Any]) -> None:
 
 
 def _mechanism(value: dict[str, Any]) -> None:
-    value["targets"]["cpu"]["adapter_mechanism"] = "static_inputs"
+    value["targets"]["cpu"]["adapter_mechanism"] = "merged"
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,14 @@ def _mechanism(value: dict[str, Any]) -> None:
     [
         (_requires, r"cpu: onnxruntime-genai: expected 0\.1\.\*, got 0\.18"),
         (_requires, r"cpu: no-such-package 3\.\* is not installed"),
-        (_provider, "cpu: execution provider NpuExecutionProvider: not known here"),
-        (_mechanism, "cpu: adapter mechanism: this runtime knows ort_inputs, got static_inputs"),
+        (
+            _provider,
+            "cpu: execution provider NpuExecutionProvider: this runtime knows CUDAExecution",
+        ),
+        (
+            _mechanism,
+            "cpu: adapter mechanism: this runtime knows ort_inputs, static_inputs, got merged",
+        ),
     ],
 )
 def test_a_target_that_does_not_work_here_says_why(

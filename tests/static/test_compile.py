@@ -7,19 +7,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from edgekit.bases import default_cache_dir, resolve_base
+from edgekit.building.agreement import Agreement
 from edgekit.building.build import build
 from edgekit.building.qnn import compile as compiling
 from edgekit.building.qnn.compile import compile_contexts
 from edgekit.building.qnn.export import BARE, export_static, provider_options_of
+from edgekit.building.qnn.runners import open_runners
+from edgekit.building.qnn.target_dir import write_static_target
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.errors import BuildError
 from edgekit.targets import load_target
 from edgekit_runtime import Bundle
 from tests.static.profiles import compiled_changes, static_profile, write_profile
+from tests.static.test_families import FAMILIES
+from tests.tiny_models import VOCAB_SIZE, make_tiny_model
 
 QNN = pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this machine")
 CHIP = provider_options_of(load_target("qnn"))
@@ -90,6 +96,28 @@ def test_where_a_graph_lies_does_not_change_its_context(source: Path, tmp_path: 
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
+def test_every_family_computes_the_same_when_compiled(family: str, tmp_path: Path) -> None:
+    """Without a node of its own falling back; the compiler took norms of q and k, and erred."""
+    base = resolve_base(str(make_tiny_model(tmp_path / "base", family)))
+    profile = static_profile(tmp_path, **compiled_changes())
+    contract = write_static_target(tmp_path / "target", base, profile)
+    row = [int(token) for token in np.random.default_rng(0).integers(3, VOCAB_SIZE, 40)]
+    provider, source = profile.execution_provider, export_static(base, profile)
+    with open_runners(tmp_path / "target", source, provider, {}, contract, 1) as runners:
+        assert runners.compiled is not None
+        same = Agreement()
+        same.add(runners.shipping.logits("", row), runners.compiled.logits("", row))
+    assert same.mean_kl < 1e-3
+    assert same.top1 >= 0.95
+
+
+def test_int4_compiles_to_one_context(tiny_base: Path, tmp_path: Path) -> None:
+    profile = static_profile(tmp_path, quantization={"bits": 4}, precision="int4")
+    source = export_static(resolve_base(str(tiny_base)), profile)
+    compile_contexts(source, {"decode": BARE["decode"]}, CHIP, cache_dir=tmp_path)
+
+
 @pytest.fixture
 def graph_with_erf(source: Path, tmp_path: Path) -> Path:
     """The decode graph with an operator in layer 1 that QNN does not have."""
@@ -119,12 +147,35 @@ def test_an_operator_that_qnn_lacks_is_named_with_its_place_and_the_reason(
     assert not [path for path in (cache / "contexts").iterdir() if path.is_dir()]
 
 
-def test_an_arch_without_its_chip_is_refused(source: Path, tmp_path: Path) -> None:
-    chip = {"htp_arch": CHIP["htp_arch"]}
+@pytest.mark.parametrize(
+    ("chip", "problem"),
+    [
+        (CHIP | {"htp_arch": "999"}, "htp_arch: asked for 999, the context is for 0"),
+        (CHIP | {"soc_model": "x1"}, "soc_model: asked for x1, the context is for 0"),
+        ({"htp_arch": "73"}, "soc_model: asked for missing, the context is for 0"),
+    ],
+)
+def test_a_chip_that_the_compiler_takes_for_another_is_refused(
+    chip: dict[str, str], problem: str, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match="does not know the chip") as caught:
+        compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert caught.value.problems == (problem,)
+
+
+def test_what_the_compiler_says_is_passed_on(source: Path, tmp_path: Path) -> None:
+    chip = CHIP | {"soc_model": "99999"}
     with pytest.raises(BuildError, match=r"the QNN compiler failed on decode\.bare\.onnx") as err:
         compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert "QNN_DEVICE_ERROR_INVALID_CONFIG" in str(err.value)
     assert "check htp_arch and soc_model in the profile" in err.value.hint
-    assert err.value.problems
+
+
+def test_an_old_npu_that_lacks_block_quantization_is_refused(source: Path, tmp_path: Path) -> None:
+    chip = {"htp_arch": "68", "soc_model": "30"}
+    with pytest.raises(BuildError, match="14 nodes of decode") as caught:
+        compile_contexts(source, {"decode": BARE["decode"]}, chip, cache_dir=tmp_path)
+    assert all("MatMulNBits" in problem for problem in caught.value.problems)
 
 
 @pytest.fixture

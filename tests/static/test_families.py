@@ -10,8 +10,9 @@ from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import read_peft_adapter
 from edgekit.bases import resolve_base
 from edgekit.building.agreement import Agreement
+from edgekit.building.device_weights import use_device_weights
 from edgekit.building.qnn.export import export_static
-from edgekit.building.qnn.read_back import static_floats, static_weights
+from edgekit.building.qnn.read_back import static_contract, static_floats, static_weights
 from edgekit.building.qnn.runners import open_runners
 from edgekit.building.qnn.target_dir import write_static_target
 from edgekit.building.reference import torch_reference
@@ -100,3 +101,19 @@ def test_the_same_inputs_give_the_same_bytes(tiny_base: Path, tmp_path: Path) ->
     one, two = (export_static(base, profile, cache_dir=tmp_path / name) for name in ("one", "two"))
     assert one != two
     assert (one / "digests.json").read_bytes() == (two / "digests.json").read_bytes()
+
+
+def test_an_adapter_can_be_trained_on_a_static_targets_weights(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base, profile = resolve_base(str(tiny_base)), static_profile(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(base.path)
+    floats = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    use_device_weights(model, base, profile)
+    export = export_static(base, profile)
+    stored = static_weights(export, static_contract(export))["model.layers.0.mlp.up_proj.weight"]
+    rounded = model.model.layers[0].mlp.up_proj.weight.detach().numpy()
+    assert np.array_equal(rounded, stored.values)
+    assert 0 < np.abs(rounded - floats.numpy()).max() < stored.steps.max()

@@ -19,7 +19,7 @@ def sequences() -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3"])
 def test_the_loss_over_learnt_tokens_equals_the_plain_loss(tmp_path: Path, family: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM

@@ -83,6 +83,11 @@ def load_decoder(base: Base) -> tuple[Decoder, dict[str, npt.NDArray[np.float32]
     import torch
     from transformers import AutoModelForCausalLM
 
+    if base.is_prebuilt:
+        raise BuildError(
+            f"base '{base.name}' is an ONNX model; static graphs are written from float weights",
+            hint="Give the Hugging Face base for this target, or take it out of `targets`.",
+        )
     if base.architecture not in STATIC_ARCHITECTURES:
         raise BuildError(
             f"base '{base.name}' has the architecture {base.architecture}, "

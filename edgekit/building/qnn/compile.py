@@ -112,6 +112,13 @@ def _compile(graph: Path, context: Path, provider_options: Mapping[str, str]) ->
             hint=f"It was asked for {json.dumps(dict(provider_options))}: check htp_arch and "
             "soc_model in the profile against the chip; both must be known to the compiler.",
         )
+    if wrong := other_chip(context, provider_options):
+        raise BuildError(
+            f"the QNN compiler does not know the chip of {graph.name}",
+            problems=wrong,
+            hint="Qualcomm's QNN SDK lists its chips under 'Supported Snapdragon devices'; "
+            "targets/qnn.yaml names some.",
+        )
     if left := fallen_back(context, said):
         raise BuildError(
             f"{len(left)} nodes of {graph.name} would run on the processor, not on the NPU",
@@ -119,6 +126,25 @@ def _compile(graph: Path, context: Path, provider_options: Mapping[str, str]) ->
             hint="Write them with operators that the NPU has (edgekit/building/qnn/graph.py), "
             "or ask for a newer htp_arch.",
         )
+
+
+def other_chip(context: Path, provider_options: Mapping[str, str]) -> list[str]:
+    """For what chip a graph was compiled, where it is not the one that was asked for.
+
+    The compiler takes an unknown one in silence, and compiles for any.
+
+    Source: the provider's own note in the context, ``v2:…:<htp_arch>:<soc_model>:…``.
+    """
+    import onnx
+
+    notes = onnx.load(context, load_external_data=False).metadata_props
+    note = next((n.value for n in notes if n.key.startswith("ep_compatibility_info.")), "")
+    got = dict(zip(("htp_arch", "soc_model"), note.split(":")[4:6], strict=False))
+    return [
+        f"{key}: asked for {asked}, the context is for {got.get(key, 'none')}"
+        for key in ("htp_arch", "soc_model")
+        if (asked := provider_options.get(key, "missing")) != got.get(key)
+    ]
 
 
 def fallen_back(context: Path, log: str) -> list[str]:

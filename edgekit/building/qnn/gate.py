@@ -108,6 +108,8 @@ def check_static_parity(
                 measured = replace(measured, compiled=compiled)
             figures[name] = measured
     raise_breaches(breaches, figures, bounds)
+    if profile.verify.note:
+        on_message(f"parity: {profile.verify.note}")
     return figures
 
 

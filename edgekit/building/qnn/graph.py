@@ -129,9 +129,12 @@ class DecoderWriter(GraphWriter):
 
     def _heads(self, x: str, heads: int, norm: str, path: str, output: str = "") -> str:
         """(1, S, heads * head) to (1, heads, S, head), normed where the family does so."""
-        x = self._reshape(x, (1, self._n, heads, self._decoder.head_dim), f"{path}_heads")
+        size = self._decoder.head_dim
         if norm and self._decoder.has_qk_norms:
+            # HTP computes the norm of a tensor with four axes wrongly (onnxruntime-qnn 2.7.0).
+            x = self._reshape(x, (1, self._n * heads, size), f"{path}_rows")
             x = self._norm(x, norm, f"{path}_norm")
+        x = self._reshape(x, (1, self._n, heads, size), f"{path}_heads")
         return self._node("Transpose", [x], f"{path}_t", output, perm=[0, 2, 1, 3])
 
     def _rotate(self, x: str, rope: int, path: str) -> str:

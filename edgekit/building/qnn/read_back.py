@@ -1,5 +1,6 @@
 """Read back from static graphs what they compute with."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from edgekit.bases import Base
 from edgekit.building.dequantize import Array, QuantizedWeight, quantized_weights
 from edgekit.building.qnn.architecture import norm_offset
 from edgekit.building.qnn.export import BARE
-from edgekit.building.target_dir import STATIC_GRAPHS
+from edgekit.building.target_dir import SOCKETS_FILE, STATIC_GRAPHS
+from edgekit.errors import BuildError
 from edgekit_runtime.contract import SocketContract
 
 
@@ -30,3 +32,17 @@ def static_floats(export: Path, base: Base) -> dict[str, Array]:
             stored = value.const_value.numpy().astype(np.float32)
             floats[name] = stored - offset if name.endswith("norm.weight") else stored
     return floats
+
+
+def static_contract(directory: Path) -> SocketContract:
+    """The sockets of an export or a target.
+
+    Raises:
+        BuildError: If its ``sockets.json`` is malformed.
+    """
+    path = directory / SOCKETS_FILE
+    problems: list[str] = []
+    contract = SocketContract.from_dict(json.loads(path.read_text(encoding="utf-8")), problems)
+    if problems:
+        raise BuildError(f"'{path}' is malformed", problems=problems)
+    return contract

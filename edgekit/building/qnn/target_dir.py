@@ -19,7 +19,8 @@ from edgekit.building.qnn.export import (
     provider_options_of,
 )
 from edgekit.building.qnn.passes import give_defaults
-from edgekit.building.target_dir import SOCKETS_FILE, STATIC_GRAPHS
+from edgekit.building.qnn.read_back import static_contract
+from edgekit.building.target_dir import STATIC_GRAPHS
 from edgekit.bundling.write import write_json
 from edgekit.errors import BuildError
 from edgekit.targets import TargetProfile
@@ -72,7 +73,7 @@ def write_static_target(
         if file.name not in left_out:
             shutil.copyfile(file, directory / file.name)
     write_json(directory / PROFILE_FILE, profile.model_dump())
-    return _contract(directory / SOCKETS_FILE)
+    return static_contract(directory)
 
 
 def stored_profile(directory: Path) -> TargetProfile:
@@ -89,11 +90,3 @@ def stored_profile(directory: Path) -> TargetProfile:
             f"'{path}' does not say how the target was built: {err}",
             hint="Build the bundle again with this edgekit.",
         ) from err
-
-
-def _contract(path: Path) -> SocketContract:
-    problems: list[str] = []
-    contract = SocketContract.from_dict(json.loads(path.read_text(encoding="utf-8")), problems)
-    if problems:
-        raise BuildError(f"'{path}' is malformed", problems=problems)
-    return contract
