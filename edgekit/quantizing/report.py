@@ -16,6 +16,7 @@ from edgekit.errors import RecipeError
 from edgekit.quiet import quiet_libraries
 
 _ROW_TOKENS = 512
+_MIN_ROWS = 8
 _OWN_TEXT = Path(__file__).parent.parent / "building" / "parity_text.txt"
 
 Rows = Sequence[Sequence[int]]
@@ -79,11 +80,14 @@ def text_rows(base: Base, text: Path | None, n_tokens: int | None) -> list[list[
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     first = tokenizer("").input_ids[:1]  # what the tokenizer puts before every text
     tokens = tokenizer.encode(content, add_special_tokens=False)
-    length = min(_ROW_TOKENS, len(tokens)) - len(first)
+    # A short text makes shorter rows: their differences give the standard error.
+    length = min(_ROW_TOKENS, len(tokens) // _MIN_ROWS) - len(first)
     if length < 1:
         raise RecipeError(f"text '{text}' has {len(tokens)} tokens, too few to compare on")
     available = len(tokens) // length
-    wanted = available if n_tokens is None else min(available, max(1, n_tokens // _ROW_TOKENS))
+    wanted = (
+        available if n_tokens is None else min(available, max(1, n_tokens // (length + len(first))))
+    )
     starts = [index * available // wanted * length for index in range(wanted)]
     return [first + tokens[start : start + length] for start in starts]
 

@@ -16,7 +16,7 @@ def test_the_sweep_measures_size_speed_and_cost(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("the card is lost and the payment was not found. " * 200, encoding="utf-8")
+    text.write_text("the card is lost and the payment was not found. " * 300, encoding="utf-8")
     tries = [
         "--try",
         "tier=fast",
