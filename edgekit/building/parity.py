@@ -49,6 +49,8 @@ EFFECT_POSITIONS = 256
 _MAX_WEIGHT_ERROR_SHARE = 0.5
 # float16 scales round what was quantized, by up to 0.07 steps at the end of an 8-bit range.
 _MAX_STEPS_FROM_QUANTIZED = 0.1
+# Of the largest logit: what float32 rounding may add up to.
+_LAST_BITS = 1e-5
 _TEXT = Path(__file__).with_name("parity_text.txt")
 
 Rows = Sequence[Sequence[int]]
@@ -251,8 +253,10 @@ def compare_empty_sockets(
 ) -> list[str]:
     """Step (a): a graph with empty sockets computes what the plain graph computes.
 
-    Float32 graphs answer token for token the same. The CPU provider computes parts of a float16
-    graph in float32, other parts where there are sockets, so these are compared in float32.
+    Float32 graphs answer token for token the same, as a rule: where the plain graph adds a bias
+    inside its matmul, the last bit may differ, and int8 activations make more of it. So answers
+    that differ, and float16 graphs, which the CPU computes in part in float32, are compared by
+    their logits in float32.
 
     Args:
         plain: The graph without sockets, in a folder that genai loads.
@@ -263,19 +267,17 @@ def compare_empty_sockets(
     """
     starts = [list(row[:48]) for row in rows[:3]]
     both = (plain, socketed)
-    if contract.dtype == "float16":
-        graphs = (float32_logits(graph, starts, threads) for graph in both)
-        return [
-            f"empty sockets differ from the plain graph on row {index}: logits by up to "
-            f"{np.abs(got - expected).max():.3g}"
-            for index, (expected, got) in enumerate(zip(*graphs, strict=True))
-            if not np.array_equal(expected, got)
-        ]
-    answers = (greedy_tokens(graph.parent, graph.name, starts, threads) for graph in both)
+    if contract.dtype == "float32":
+        answers = [greedy_tokens(graph.parent, graph.name, starts, threads) for graph in both]
+        if answers[0] == answers[1]:
+            return []
+        starts = [start + answer for start, answer in zip(starts, answers[0], strict=True)]
+    graphs = (float32_logits(graph, starts, threads) for graph in both)
     return [
-        f"empty sockets differ from the plain graph on row {index}: {got} instead of {expected}"
-        for index, (expected, got) in enumerate(zip(*answers, strict=True))
-        if expected != got
+        f"empty sockets differ from the plain graph on row {index}: logits by up to "
+        f"{np.abs(got - expected).max():.3g}"
+        for index, (expected, got) in enumerate(zip(*graphs, strict=True))
+        if not np.allclose(expected, got, rtol=0, atol=_LAST_BITS * np.abs(expected).max())
     ]
 
 
