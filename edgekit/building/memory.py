@@ -90,7 +90,7 @@ def context_length(shape: BaseShape, profile: TargetProfile) -> int:
 def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     """Size of a target's weight files: packed values, scales, embedding, rotary tables.
 
-    Static graphs have no weights in common: the one for prompts and the one for single tokens
+    Compiled graphs have no weights in common: the one for prompts and the one for single tokens
     each hold the layers (115 MB each of SmolLM2-135M at 8 bits, compiled for QNN).
     """
     if shape.stored_bytes is not None:
@@ -98,7 +98,7 @@ def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     quantization = profile.quantization
     number = _number_bytes(profile)
     if profile.builder == "static":
-        # Compiled graphs have weights of their own each; the tables on the host are float32's.
+        # The tables stay on the host, with float32 scales.
         copies = 2 if profile.execution_provider == QNN else 1
         tables = (1 if shape.is_tied else 2) * shape.n_table_weights
         layers = _linear_blocks(shape, quantization, number)

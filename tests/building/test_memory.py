@@ -56,12 +56,13 @@ def test_weights_on_the_disk() -> None:
     )
 
 
-def test_static_graphs_hold_the_layers_twice() -> None:
-    static = CUDA.model_copy(
-        update={"builder": "static", "execution_provider": "QNNExecutionProvider"}
-    )
-    layers = 2 * LINEAR * (4 / 8 + 2 / 32)
-    assert disk_bytes(SHAPE, static) == layers + TABLE * (4 / 8 + 4 / 32)
+def test_compiled_graphs_hold_the_layers_twice() -> None:
+    static = CUDA.model_copy(update={"builder": "static"})
+    layers, table = LINEAR * (4 / 8 + 2 / 32), TABLE * (4 / 8 + 4 / 32)
+    assert disk_bytes(SHAPE, static) == layers + table
+    compiled = static.model_copy(update={"execution_provider": "QNNExecutionProvider"})
+    assert disk_bytes(SHAPE, compiled) == 2 * layers + table
+    assert disk_bytes(replace(SHAPE, is_tied=False), compiled) == 2 * layers + 2 * table
 
 
 def test_the_cpu_packs_weights_with_a_scale_and_a_sum_for_each_block() -> None:
