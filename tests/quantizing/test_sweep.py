@@ -38,7 +38,7 @@ def test_the_sweep_measures_size_speed_and_cost(
         assert one["n_tokens"] == 2048
         assert one["decode_tokens_per_s"] > 0
         assert one["nll_float"] == fast["nll_float"]
-        assert one["nll_increase"] == pytest.approx(one["nll"] - one["nll_float"], abs=2e-3)
+        assert one["nll_increase"] == pytest.approx(one["nll"] - one["nll_float"], abs=0.02)
         assert one["nll_increase_se"] > 0
 
 
