@@ -10,7 +10,8 @@ from pathlib import Path
 
 from edgekit.bases import Base
 from edgekit.building.inputs import check_inputs
-from edgekit.building.parity import AdapterFiles, ParityFigures, check_parity
+from edgekit.building.parity import check_parity
+from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.sessions import gate_provider
 from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target

@@ -18,15 +18,9 @@ from pathlib import Path
 
 from edgekit.adapters.peft_dir import read_peft_adapter
 from edgekit.bases import Base
+from edgekit.building.comparing import compare_empty_sockets, measure, token_rows
 from edgekit.building.merged import MergedReference
-from edgekit.building.parity import (
-    AdapterFiles,
-    ParityFigures,
-    compare_empty_sockets,
-    measure,
-    raise_breaches,
-    token_rows,
-)
+from edgekit.building.parity_figures import AdapterFiles, ParityFigures, raise_breaches
 from edgekit.building.prebuilt import decoder_graph, linear_shapes
 from edgekit.building.sessions import TargetSessions
 from edgekit.errors import BuildError

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.bases import Base
 from edgekit.building.export import DIGESTS_FILE, export_base
-from edgekit.building.parity import ParityFigures
+from edgekit.building.parity_figures import ParityFigures
 from edgekit.building.passes import keep_last_logits, keep_whole_cache
 from edgekit.building.prebuilt import context_limits, decoder_graph, quantization_of
 from edgekit.building.sockets import add_sockets, find_sockets

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import PeftAdapter
-from edgekit.building.parity import AdapterFiles, ParityFigures
+from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.bundling.write import write_json
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import AdapterRecord

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import ONNX_SOURCE, Base, resolve_base
-from edgekit.building.parity import ParityFigures, check_parity
+from edgekit.building.parity import check_parity
+from edgekit.building.parity_figures import ParityFigures
 from edgekit.building.prebuilt import linear_shapes
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card

@@ -11,7 +11,7 @@ from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edgekit.building.build import BuildReport
-    from edgekit.building.parity import ParityFigures
+    from edgekit.building.parity_figures import ParityFigures
 
 
 def build_command(

@@ -13,7 +13,7 @@ from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
 from edgekit_runtime.cli.verify import verify_command
 
 if TYPE_CHECKING:
-    from edgekit.building.parity import ParityFigures
+    from edgekit.building.parity_figures import ParityFigures
 
 app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)

@@ -12,7 +12,9 @@ import pytest
 
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import LoraPair, PeftAdapter, read_peft_adapter
-from edgekit.building.parity import MIN_POSITIONS, AdapterFiles, ParityFigures, check_parity
+from edgekit.building.comparing import MIN_POSITIONS
+from edgekit.building.parity import check_parity
+from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.building.weights import load_graph, weights_folder
 from edgekit.errors import ParityError
 from edgekit.targets import ParityBounds
@@ -236,7 +238,9 @@ def test_empty_sockets_that_change_the_base_fail(
 
     edit_graph(target.directory / "model.onnx", double)
     found = run_gate(target, alpha)
-    assert found[0].startswith("empty sockets differ from the plain graph on row 0: logits by up to ")
+    assert found[0].startswith(
+        "empty sockets differ from the plain graph on row 0: logits by up to "
+    )
 
 
 def test_one_changed_int4_weight_fails_and_is_named(

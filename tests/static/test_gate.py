@@ -11,7 +11,8 @@ from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import LoraPair, read_peft_adapter
 from edgekit.bases import Base, resolve_base
 from edgekit.building.build import build
-from edgekit.building.parity import AdapterFiles, check_parity
+from edgekit.building.parity import check_parity
+from edgekit.building.parity_figures import AdapterFiles
 from edgekit.building.qnn.target_dir import stored_profile, write_static_target
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.bundling.edit import add_adapter

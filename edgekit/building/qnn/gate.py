@@ -20,17 +20,15 @@ import numpy as np
 
 from edgekit.bases import Base
 from edgekit.building.agreement import Agreement, NllSum
-from edgekit.building.compiled_figures import CompiledFigures
-from edgekit.building.parity import (
+from edgekit.building.comparing import (
     EFFECT_POSITIONS,
-    AdapterFiles,
-    ParityFigures,
     compare_weights,
     mean_nll,
     parity_text,
-    raise_breaches,
     token_rows,
 )
+from edgekit.building.compiled_figures import CompiledFigures
+from edgekit.building.parity_figures import AdapterFiles, ParityFigures, raise_breaches
 from edgekit.building.qnn.compile import qnn_device
 from edgekit.building.qnn.export import export_static
 from edgekit.building.qnn.read_back import static_floats, static_weights
