@@ -10,13 +10,14 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.building.build import BuildReport, build
-from edgekit.building.sessions import float32_logits
+from edgekit.building.sessions import float32_logits, open_sessions
 from edgekit.building.weights import load_graph
 from edgekit.bundling.adapters import AdapterSource, file_stems
 from edgekit.bundling.edit import add_adapter
 from edgekit_runtime import Bundle
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 from edgekit_runtime.errors import TargetError
+from edgekit_runtime.providers import BY_NAME, provider_problem
 from tests.peft_adapters import make_peft_adapter
 from tests.runtime.bundle_edits import replace_file, seal
 
@@ -209,3 +210,17 @@ def test_a_float16_target_runs_through_the_engine(report: BuildReport, tmp_path:
             )
         answer = half.generate("the card", adapter="alpha", max_new_tokens=4)
         assert len(answer.token_ids) == 4
+
+
+def test_a_device_that_cannot_compute_the_graph_leaves_the_gate_to_the_cpu(
+    report: BuildReport,
+) -> None:
+    provider = "WebGpuExecutionProvider"
+    if provider_problem(BY_NAME[provider]) is None:
+        pytest.skip("a device is here")
+    told: list[str] = []
+    target = report.output / "targets/webgpu"
+    sessions = open_sessions(target, 1, provider, [1, 5, 9], told.append)
+    assert set(sessions.placement()) == {"CPUExecutionProvider"}
+    (line,) = told
+    assert line.startswith(f"parity: {provider} cannot compute the graph here, the CPU does: ")
