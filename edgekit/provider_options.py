@@ -64,8 +64,6 @@ PROVIDER_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "QNNExecutionProvider": frozenset(
         {
-            "backend_path",
-            "backend_type",
             "device_id",
             "enable_htp_fp16_clamp_overflow",
             "enable_htp_fp16_precision",

@@ -83,14 +83,17 @@ class TargetCheck:
 
 def check_target(profile: TargetProfile) -> TargetCheck:
     """Look at this machine for a target; nothing is built, no model is loaded."""
-    from edgekit.building.sessions import gate_provider
-
     provider = BY_NAME[profile.execution_provider]
     build_problems = tuple(_build_problems(profile, provider))
+    verified_on = profile.verify.execution_provider
+    if not build_problems:
+        from edgekit.building.sessions import gate_provider
+
+        verified_on = gate_provider(profile)
     return TargetCheck(
         name=profile.name,
         build_problems=build_problems,
-        verified_on=profile.verify.execution_provider if build_problems else gate_provider(profile),
+        verified_on=verified_on,
         verify_note=profile.verify.note,
         run_problem=_run_problem(provider),
         is_simulated=is_simulated(provider),
@@ -108,7 +111,12 @@ def install_commands(profile: TargetProfile) -> tuple[str, ...]:
         old for provider in PROVIDERS if provider.package in names for old in provider.replaces
     ]
     commands = [f"pip uninstall -y {' '.join(replaced)}"] if replaced else []
-    return (*commands, f"pip install {' '.join(repr(package) for package in packages)}")
+    return (*commands, f"pip install {' '.join(_quoted(package) for package in packages)}")
+
+
+def _quoted(package: str) -> str:
+    """Double quotes: to cmd.exe a bare ``>`` is a redirection, and single ones are letters."""
+    return f'"{package}"' if set(package) & set("<>*") else package
 
 
 def packages_state(profile: TargetProfile) -> str:

@@ -1,7 +1,7 @@
 """Target profiles: one declarative YAML file per kind of device, in ``targets/``."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -149,6 +149,11 @@ class TargetProfile(_Section):
             problems.append(f"io_dtype: builder '{self.builder}' makes float16, got float32")
         if self.builder == "cpu" and self.io_dtype != "float32":
             problems.append("io_dtype: builder 'cpu' makes float32, got float16")
+        if self.builder != "static" and self.precision != "int4":
+            problems.append(
+                f"precision: builder '{self.builder}' takes int4, got {self.precision}; "
+                "set quantization.bits"
+            )
         if (self.builder == "static") != (self.adapters.mechanism == "static_inputs"):
             problems.append(
                 f"adapters.mechanism: builder 'static' and static_inputs go together, got builder "
@@ -169,6 +174,13 @@ class TargetProfile(_Section):
             )
         if self.builder != "static":
             return problems
+        if self.execution_provider not in {"QNNExecutionProvider", "CPUExecutionProvider"}:
+            problems.append(
+                "execution_provider: static graphs run on QNNExecutionProvider or, for a look, on "
+                f"CPUExecutionProvider, got {self.execution_provider}"
+            )
+        if self.session_options:
+            problems.append("session_options: static graphs take none")
         if self.quantization.algorithm not in {"default", "rtn"}:
             problems.append(
                 "quantization.algorithm: static graphs are rounded to nearest (rtn), "
@@ -299,6 +311,6 @@ def _describe(error: ErrorDetails) -> list[str]:
     section: type[BaseModel] = TargetProfile
     for part in location[:-1]:
         annotation = section.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        # `Section | None` has its section first.
+        section = annotation if isinstance(annotation, type) else get_args(annotation)[0]
     return [f"{where}: unknown key; {nearest(location[-1], section.model_fields)}"]

@@ -48,12 +48,12 @@ def test_a_build_of_genai_that_replaces_another_is_installed_after_that_is_gone(
     is_platform(monkeypatch, "linux-x86_64")
     assert install_commands(load_target("cuda")) == (
         "pip uninstall -y onnxruntime-genai onnxruntime",
-        "pip install 'onnxruntime-genai-cuda==0.18.*'",
+        'pip install "onnxruntime-genai-cuda==0.18.*"',
     )
     is_platform(monkeypatch, "windows-amd64")
     assert install_commands(load_target("directml")) == (
         "pip uninstall -y onnxruntime-genai",
-        "pip install 'onnxruntime-genai-winml==0.18.*'",
+        'pip install "onnxruntime-genai-winml==0.18.*"',
     )
 
 
@@ -67,7 +67,7 @@ def test_any_build_of_genai_runs_the_cpus_target(monkeypatch: pytest.MonkeyPatch
 def test_a_version_that_is_too_old_is_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     is_platform(monkeypatch, "linux-x86_64")
     has_only(monkeypatch, onnxruntime_genai="0.17.2")
-    assert install_commands(load_target("cpu")) == ("pip install 'onnxruntime-genai==0.18.*'",)
+    assert install_commands(load_target("cpu")) == ('pip install "onnxruntime-genai==0.18.*"',)
     assert packages_state(load_target("cpu")) == "missing"
 
 

@@ -38,6 +38,8 @@ _OTHERS = {"F64": "float64", "I8": "int8", "I32": "int32", "I64": "int64"}
 Array = npt.NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, int]]
 
+_HIGH_RANK = "Train it with a smaller r, or build with adapters.max_rank of your own profile."
+
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
@@ -124,7 +126,9 @@ def read_peft_adapter(
         raise PeftAdapterError(
             f"adapter '{name}' does not fit base '{base.name}'",
             problems=problems,
-            hint="Retrain it against this base, or choose another base in the recipe.",
+            hint=_HIGH_RANK
+            if all("max_rank" in problem for problem in problems)
+            else "Retrain it against this base, or choose another base in the recipe.",
         )
     return PeftAdapter(
         path=path,

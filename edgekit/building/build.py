@@ -115,6 +115,7 @@ def build(
         on_message=on_message,
     )
     resolved, profiles, read = inputs.base, inputs.profiles, inputs.adapters
+    adapters = inputs.sources
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}

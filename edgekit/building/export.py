@@ -71,7 +71,7 @@ def export_base(
             weights = quantize_base(
                 base,
                 profile.quantization,
-                every=profile.io_dtype == "float16",
+                every=profile.io_dtype == "float16" and profile.quantization.algorithm != "k_quant",
                 cache_dir=cache_dir,
                 on_message=on_message,
             )
@@ -110,6 +110,16 @@ def _scaled_rope(base: Base) -> str | None:
     rope = (config.get("rope_parameters") or {}).get("full_attention") or {}
     kinds = (key.get("rope_type") for key in (rope, config.get("rope_scaling") or {}))
     return next((kind for kind in kinds if kind not in (None, "default")), None)
+
+
+def rounds_here(profile: TargetProfile) -> bool:
+    """Whether edgekit rounds a target's weights itself, rather than the model builder."""
+    options = profile.quantization
+    if profile.builder == "static" or options.needs_text or options.eight_bit:
+        return True
+    return options.head_bits != 4 or (
+        profile.io_dtype == "float16" and options.algorithm != "k_quant"
+    )
 
 
 def builder_options(profile: TargetProfile) -> dict[str, str]:

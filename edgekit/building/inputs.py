@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import Base, resolve_base
-from edgekit.building.export import refuse_unsupported
+from edgekit.building.export import refuse_unsupported, rounds_here
 from edgekit.building.fit import check_fit
 from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
 from edgekit.bundling.adapters import AdapterSource
@@ -23,11 +23,13 @@ class BuildInputs:
 
     Attributes:
         profiles: Target name to its profile.
+        sources: Adapter name to where it comes from, by the targets' names.
         adapters: Target name to adapter name to the adapter as read for it.
     """
 
     base: Base
     profiles: Mapping[str, TargetProfile]
+    sources: Mapping[str, AdapterSource]
     adapters: Mapping[str, Mapping[str, PeftAdapter]]
 
 
@@ -65,12 +67,67 @@ def check_inputs(
     else:
         resolved = resolve_base(base or "")
         refuse_unsupported(resolved)
+    _check_blocks(resolved, profiles)
+    adapters = _by_name(adapters, dict(zip(targets, profiles, strict=True)))
     read = {
         target: read_adapters(adapters, resolved, profile, assume_base=assume_base, origin=origin)
         for target, profile in profiles.items()
     }
     check_fit(resolved, profiles, read, output, parity=parity)
-    return BuildInputs(base=resolved, profiles=profiles, adapters=read)
+    return BuildInputs(base=resolved, profiles=profiles, sources=adapters, adapters=read)
+
+
+def _by_name(
+    adapters: Mapping[str, AdapterSource], names: Mapping[str, str]
+) -> dict[str, AdapterSource]:
+    """Adapters whose own paths are found by a target's name, however the target was said.
+
+    Args:
+        adapters: Adapter name to its source.
+        names: What was said for a target, its name or a profile's path, to its name.
+
+    Raises:
+        BuildError: If an adapter has nothing for a target.
+    """
+    named = {}
+    problems = []
+    for adapter, source in adapters.items():
+        own = {names.get(target, target): path for target, path in source.by_target.items()}
+        if not source.is_for_every_target:
+            problems += [
+                f"adapter '{adapter}': no path for target '{target}', and no default"
+                for target in names.values()
+                if target not in own
+            ]
+        named[adapter] = replace(source, by_target=own)
+    if problems:
+        raise BuildError(
+            "adapters are missing for some targets",
+            problems=problems,
+            hint="Name a path for the target, or a `default:` for all that are not named.",
+        )
+    return named
+
+
+def _check_blocks(base: Base, profiles: Mapping[str, TargetProfile]) -> None:
+    """Raise if weights that are rounded here do not fill whole blocks; the builder would pad."""
+    problems = []
+    for target, profile in profiles.items():
+        size = profile.quantization.block_size
+        if base.is_prebuilt or not rounds_here(profile):
+            continue
+        into = {shape[1] for shape in linear_shapes(base).values()}
+        problems += [
+            f"target '{target}': {columns} inputs are no whole number of blocks of {size}"
+            for columns in sorted(into)
+            if columns % size
+        ]
+    if problems:
+        raise BuildError(
+            f"base '{base.name}' cannot be quantized so",
+            problems=problems,
+            hint="Choose a quantization.block_size that divides them, such as 32.",
+        )
 
 
 def read_adapters(
@@ -130,7 +187,8 @@ def load_profiles(
                 f"target '{profile.name}' is named twice",
                 hint="Give your own profile a name of its own.",
             )
-        if quantization is not None:
+        # Static graphs have a rounding of their own, which these options do not know.
+        if quantization is not None and profile.builder != "static":
             options = change(profile.quantization, quantization)
             profile = profile.model_copy(update={"quantization": options})
         changes: dict[str, float | None] = {}

@@ -111,6 +111,8 @@ def _quantized(key: str, values: Callable[[Any], tuple[Any, ...]]) -> Callable[[
         quantization = setup.profile.quantization
         now = getattr(quantization, key)
         for value in values(now):
+            if key == "block_size" and _leaves_a_rest(setup, value):
+                continue
             try:
                 changed = type(quantization).model_validate(
                     quantization.model_dump() | {key: value}
@@ -122,6 +124,11 @@ def _quantized(key: str, values: Callable[[Any], tuple[Any, ...]]) -> Callable[[
             yield f"quantization.{key} {before} -> {after}", replace(setup, profile=profile)
 
     return ladder
+
+
+def _leaves_a_rest(setup: Setup, block_size: int) -> bool:
+    """Whether some matmul's inputs are no whole number of blocks."""
+    return any(into % block_size for _, into in setup.shape.linears.values())
 
 
 def _rank(setup: Setup) -> Iterator[Move]:

@@ -97,7 +97,7 @@ def plan_build(
     )
     on_message("looking at this machine")
     shape = shape_of(inputs.base)
-    planner = Planner(inputs, adapters, shape, parity)
+    planner = Planner(inputs, inputs.sources, shape, parity)
     planned = tuple(planner.plan(profile) for profile in inputs.profiles.values())
     return BuildPlan(
         name=f"{name} {release}",

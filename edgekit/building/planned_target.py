@@ -139,6 +139,8 @@ class Planner:
                 return f"static graphs for {provider}", seconds
             seconds += _COMPILE_SECONDS_PER_WEIGHT * self._shape.n_weights
             return f"static graphs, compiled for {provider}", seconds
+        if self._inputs.base.is_prebuilt:
+            return "int4 graph: as it came", 0.0
         path = export_path(self._inputs.base, profile)
         if earlier := self._earlier(("export", path.name), profile):
             return f"int4 graph: the export of '{earlier}'", 0.0

@@ -12,7 +12,7 @@ from edgekit.errors import BuildError
 
 CONFIG_FILE = "genai_config.json"
 DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
-_SIZES = ("head_size", "num_hidden_layers", "num_key_value_heads")
+_SIZES = ("head_size", "hidden_size", "num_hidden_layers", "num_key_value_heads")
 
 
 def decoder_of(config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for key in _SIZES:
         if not isinstance(decoder.get(key), int):
             yield f"{CONFIG_FILE}: model.decoder.{key}: expected a count, got {decoder.get(key)!r}"
-    if not isinstance(model.get("context_length"), int):
-        got = model.get("context_length")
-        yield f"{CONFIG_FILE}: model.context_length: expected a count, got {got!r}"
+    for key in ("context_length", "vocab_size"):
+        if not isinstance(model.get(key), int):
+            yield f"{CONFIG_FILE}: model.{key}: expected a count, got {model.get(key)!r}"
     for where, value in (
         ("type", model.get("type")),
         ("decoder.filename", decoder.get("filename")),

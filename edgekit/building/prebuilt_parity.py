@@ -22,7 +22,7 @@ from edgekit.building.comparing import compare_empty_sockets, measure, token_row
 from edgekit.building.merged import MergedReference
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures, raise_breaches
 from edgekit.building.prebuilt import decoder_graph, linear_shapes
-from edgekit.building.sessions import TargetSessions
+from edgekit.building.sessions import open_sessions
 from edgekit.errors import BuildError
 from edgekit.targets import ParityBounds
 from edgekit_runtime.contract import SocketContract
@@ -89,7 +89,7 @@ def check_prebuilt_parity(
         ).modules
         for name, files in adapters.items()
     }
-    sessions = TargetSessions(target, threads, provider)
+    sessions = open_sessions(target, threads, provider, rows[0][:4], on_message)
     figures = {}
     with MergedReference(target, contract, modules, threads) as reference:
         for name, own_rows in tokens.items():

@@ -12,10 +12,11 @@ def arguments_of(recipe: BundleRecipe) -> dict[str, Any]:
     adapters = {}
     for name, source in recipe.adapters.items():
         paths = {target: Path(path) for target, path in source.path.items()}
-        default = paths.pop("default", None) or next(iter(paths.values()))
+        default = paths.pop("default", None)
         adapters[name] = AdapterSource(
-            path=default,
+            path=default or next(iter(paths.values())),
             by_target=paths,
+            is_for_every_target=default is not None,
             prompt=source.prompt,
             defaults=source.defaults,
             license=source.license,

@@ -148,6 +148,7 @@ def _write_genai_config(path: Path, profile: TargetProfile, context: int) -> Non
     config["search"]["max_length"] = context
     decoder = config["model"]["decoder"]
     decoder.pop("sliding_window", None)  # no cache is a ring
+    decoder["filename"] = GRAPHS["model"]
     options = decoder.setdefault("session_options", {})
     options |= profile.session_options
     options[FOLDER_OPTION] = FOLDER_FROM_TARGET

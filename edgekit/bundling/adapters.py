@@ -23,7 +23,9 @@ class AdapterSource:
 
     Attributes:
         path: PEFT directory.
-        by_target: Target name to another PEFT directory, for adapters made for one target.
+        by_target: Target name, or path of its profile, to another PEFT directory, for adapters
+            made for one target.
+        is_for_every_target: Whether ``path`` stands in for targets that are not named.
         prompt: Prompt template; replaces the one in the adapter's own record.
         defaults: Generation defaults, e.g. ``{"temperature": 0}``.
         license: SPDX identifier.
@@ -31,6 +33,7 @@ class AdapterSource:
 
     path: Path
     by_target: Mapping[str, Path] = field(default_factory=dict)
+    is_for_every_target: bool = True
     prompt: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None

@@ -73,8 +73,18 @@ def build_command(
     )
     if quantization is not None:
         arguments["quantization"] = quantization
+    if report_quantization and base_onnx is not None:
+        raise typer.BadParameter(
+            "--report-quantization compares with the float base, and --base-onnx has none"
+        )
     if text is not None and not report_quantization:
         raise typer.BadParameter("--text needs --report-quantization")
+    rows = None
+    if report_quantization and not dry_run:
+        from edgekit.bases import resolve_base
+        from edgekit.quantizing.report import text_rows
+
+        rows = text_rows(resolve_base(arguments["base"]), text, None)
     screen = console(stderr=True)
     arguments |= {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
     with screen.status("building …") as status:
@@ -93,8 +103,8 @@ def build_command(
             from edgekit.building.build import build
 
             report, costs = build(**arguments, on_message=show), {}
-            if report_quantization:
-                costs = _costs(report, arguments["base"], text, show)
+            if rows is not None:
+                costs = _costs(report, arguments["base"], rows, show)
     if dry_run:
         write_json(plan.to_dict()) if as_json else show_plan(plan)
     elif as_json:
@@ -107,21 +117,24 @@ def build_command(
 
 
 def _costs(
-    report: "BuildReport", base: str, text: Path | None, on_message: Callable[[str], None]
+    report: "BuildReport", base: str, rows: list[list[int]], on_message: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What quantization costs on each target of a bundle."""
+    """What quantization costs on each target of a bundle; static graphs say so in their gate."""
     import os
 
     from edgekit.bases import resolve_base
-    from edgekit.quantizing.report import compare_with_float, text_rows
+    from edgekit.quantizing.report import compare_with_float
 
-    resolved = resolve_base(base)
     targets = {
-        name: report.output / record.path for name, record in report.manifest.targets.items()
+        name: report.output / record.path
+        for name, record in report.manifest.targets.items()
+        if "score" in record.graphs
     }
-    rows = text_rows(resolved, text, None)
     threads = os.cpu_count() or 1
-    return dict(compare_with_float(resolved, targets, rows, threads=threads, on_message=on_message))
+    found = compare_with_float(
+        resolve_base(base), targets, rows, threads=threads, on_message=on_message
+    )
+    return dict(found)
 
 
 def _arguments(
@@ -256,7 +269,8 @@ def _targets_table(report: "BuildReport") -> Any:
 
 def _off_and_on(figures: "Mapping[str, ParityFigures]", field: str, form: str) -> str:
     """A figure of the base, and the worst of the adapters'."""
-    values = {name: getattr(figure, field) for name, figure in figures.items()}
+    found = {name: getattr(figure, field) for name, figure in figures.items()}
+    values = {name: value for name, value in found.items() if value is not None}
     off = [values.pop("")] if "" in values else []
     on = [max(values.values())] if values else []
     return " / ".join(form.format(value) for value in off + on)

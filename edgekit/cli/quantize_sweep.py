@@ -112,8 +112,12 @@ def _cells(figures: "QuantizationFigures") -> list[str]:
     return [
         f"{figures.nll_float:.3f}",
         f"{figures.nll:.3f}",
-        f"{figures.nll_increase:+.3f} ±{figures.nll_increase_se:.3f}",
+        f"{figures.nll_increase:+.3f} ±{_show(figures.nll_increase_se)}",
         f"{figures.mean_kl:.3f}",
         f"{figures.top1:.1%}",
         f"{figures.to_dict()['perplexity']:.2f}",
     ]
+
+
+def _show(standard_error: float | None) -> str:
+    return "?" if standard_error is None else f"{standard_error:.3f}"

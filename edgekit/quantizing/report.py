@@ -30,7 +30,8 @@ class QuantizationFigures:
         n_tokens: Tokens compared.
         nll_float: Mean negative log-likelihood of the next token, nats; e to it is perplexity.
         nll: The same of the graph that ships.
-        nll_increase_se: Standard error of the difference, from the differences of the rows.
+        nll_increase_se: Standard error of the difference, from the differences of the rows; None
+            for a single row, which says nothing about it.
         mean_kl: KL(float || graph), nats a token.
         top1: Share of positions with the same most likely token.
     """
@@ -38,7 +39,7 @@ class QuantizationFigures:
     n_tokens: int
     nll_float: float
     nll: float
-    nll_increase_se: float
+    nll_increase_se: float | None
     mean_kl: float
     top1: float
 
@@ -146,8 +147,8 @@ def _nll(logits: Any, row: Sequence[int]) -> float:
     return total.mean
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    """Of the mean; NaN of one value, which says nothing about it."""
+def _standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None of one value."""
     if len(values) < 2:
-        return float("nan")
+        return None
     return float(np.std(values, ddof=1) / len(values) ** 0.5)

@@ -12,6 +12,7 @@ from edgekit.bases import Base
 from edgekit.building.sessions import genai_model, greedy_generator
 from edgekit.building.target_dir import write_target
 from edgekit.building.weights import FOLDER, WeightStore
+from edgekit.errors import BuildError
 from edgekit.quantizing.options import change
 from edgekit.quantizing.report import QuantizationFigures, compare_with_float
 from edgekit.targets import TargetProfile
@@ -86,6 +87,11 @@ def sweep(
     Raises:
         EdgekitError: If options make no sense or a build fails.
     """
+    if profile.builder == "static":
+        raise BuildError(
+            f"target '{profile.name}' has static graphs, which a sweep does not build",
+            hint="Sweep on `--target cpu`; the target's own gate says what its rounding costs.",
+        )
     profiles = {
         text: profile.model_copy(update={"quantization": change(profile.quantization, text)})
         for text in tries

@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus
@@ -11,7 +12,7 @@ from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import AdapterError, BundleError, GenerationError, TargetError
 from edgekit_runtime.graphs import DecoderGraph
 from edgekit_runtime.locking import TurnLock
-from edgekit_runtime.native import Graph, Tokenizer, default_threads
+from edgekit_runtime.native import Graph, Tokenizer, configured_threads, default_threads
 from edgekit_runtime.static_graph import STATIC_INPUTS, StaticGraph
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class LoadedTarget:
         self.bundle = bundle
         self.name = name
         self.record = bundle.manifest.targets[name]
-        self.threads = default_threads() if threads is None else threads
+        folder = bundle.path / self.record.path
+        self.threads = threads if threads is not None else _default_threads(folder)
         longest = self.record.context_length
         self.context_length = longest if context_length is None else context_length
         _check_settings(self.threads, adapter_budget_bytes, self.context_length, longest)
@@ -202,6 +204,11 @@ class LoadedTarget:
             raise GenerationError(
                 "the engine is closed", hint="Use it inside its `with` block, or open another."
             )
+
+
+def _default_threads(folder: Path) -> int:
+    """As the target's own configuration says, else as suits this machine."""
+    return configured_threads(folder) or default_threads()
 
 
 def _check_settings(threads: int, budget_bytes: int, context_length: int, longest: int) -> None:

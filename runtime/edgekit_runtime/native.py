@@ -19,6 +19,9 @@ from edgekit_runtime.providers import load_genai, register_plugin
 
 _log = logging.getLogger(__name__)
 
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+_WEIGHTS = "../../weights"
+
 
 def default_threads() -> int:
     """Threads for one engine: the cores that this process may use, at most eight.
@@ -27,6 +30,22 @@ def default_threads() -> int:
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(usable or 1, 8))
+
+
+def configured_threads(folder: Path) -> int | None:
+    """Threads that a target's own configuration asks for, if it does."""
+    value = _session_options(folder).get("intra_op_num_threads")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _session_options(folder: Path) -> dict[str, Any]:
+    """``session_options`` of a target's genai configuration; empty where there are none."""
+    try:
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        options = config["model"]["decoder"]["session_options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # what is wrong with the file is said when genai reads it
+    return options if isinstance(options, dict) else {}
 
 
 class Graph:
@@ -57,6 +76,13 @@ class Graph:
         self._genai = load_genai()
         options = {"intra_op_num_threads": threads}
         overlay = {"model": {"decoder": {"filename": filename, "session_options": options}}}
+        weights = _session_options(folder).get(_FOLDER_OPTION, _WEIGHTS)
+        if weights != _WEIGHTS:
+            raise TargetError(
+                f"{folder.name}/genai_config.json reads weights from a strange folder",
+                problems=[f"{_FOLDER_OPTION}: expected {_WEIGHTS}, got {weights!r}"],
+                hint="The bundle was not made by edgekit; do not use it.",
+            )
         try:
             config = self._genai.Config(str(folder))
             if provider is None:

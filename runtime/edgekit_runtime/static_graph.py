@@ -1,8 +1,11 @@
 """Graphs of fixed shape, run by plain ONNX Runtime: what `native.Graph` is for genai's graphs."""
 
 import logging
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,7 +57,10 @@ class StaticAdapters:
         import onnxruntime
 
         adapter = onnxruntime.LoraAdapter()
-        adapter.Load(path)
+        try:
+            adapter.Load(path)
+        except Exception as err:  # ONNX Runtime's errors are of no common class
+            raise RuntimeError(str(err).strip()) from err
         options = onnxruntime.RunOptions()
         options.add_active_adapter(adapter)
         self._loaded[name] = ActiveAdapter(options, adapter)
@@ -180,7 +186,10 @@ class StaticGraph:
     def _run(
         self, name: str, feeds: Feeds, outputs: list[str], options: Any = None
     ) -> list[NDArray[Any]]:
-        arrays: list[NDArray[Any]] = self._sessions[name].run(outputs, dict(feeds), options)
+        try:
+            arrays: list[NDArray[Any]] = self._sessions[name].run(outputs, dict(feeds), options)
+        except Exception as err:  # ONNX Runtime's errors are of no common class
+            raise RuntimeError(str(err).strip()) from err
         return arrays
 
     def _session(self, filename: str, execution_provider: str) -> Any:
@@ -193,13 +202,15 @@ class StaticGraph:
         if execution_provider == QNN:
             # What the NPU cannot run was refused at build; here it would be a silent slowdown.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            add_qnn(options, self.layout.provider_options)
+            with _stdout_to_stderr():
+                add_qnn(options, self.layout.provider_options)
         else:
             providers = {"providers": [execution_provider]}
         try:
-            session = onnxruntime.InferenceSession(
-                str(self._folder / filename), options, **providers
-            )
+            with _stdout_to_stderr():  # QNN's library prints a line when it is loaded
+                session = onnxruntime.InferenceSession(
+                    str(self._folder / filename), options, **providers
+                )
         except Exception as err:  # ONNX Runtime raises classes of its own for each status
             raise TargetError(
                 f"{self._folder.name}/{filename} cannot be loaded on {execution_provider}",
@@ -207,7 +218,30 @@ class StaticGraph:
                 hint="Check the bundle: edgekit bundle verify; if it is sound, build it again.",
             ) from err
         session.disable_fallback()
+        if execution_provider not in session.get_providers():
+            raise TargetError(
+                f"{self._folder.name}/{filename} was not taken by {execution_provider}",
+                problems=[f"it would run on {', '.join(session.get_providers())}"],
+                hint="Install what the target requires, or use another target of the bundle.",
+            )
         return session
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep what native code prints out of the output that programs read."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # no standard output at all
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def add_qnn(options: Any, provider_options: Mapping[str, str]) -> None:
@@ -227,4 +261,4 @@ def add_qnn(options: Any, provider_options: Mapping[str, str]) -> None:
 
     backend = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
     devices = list(plugin_devices(provider))[:1]
-    options.add_provider_for_devices(devices, backend | dict(provider_options))
+    options.add_provider_for_devices(devices, dict(provider_options) | backend)

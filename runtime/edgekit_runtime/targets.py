@@ -11,7 +11,6 @@ from edgekit_runtime.providers import (
     find_provider,
     is_simulated,
     provider_problem,
-    this_platform,
 )
 from edgekit_runtime.static_graph import STATIC_INPUTS
 
@@ -131,11 +130,11 @@ def _reason(passed_over: list[str]) -> str:
 
 def _way_out(manifest: Manifest, asked: str | None) -> str:
     if asked is not None:
-        record = manifest.targets[asked]
-        packages = record.packages.get(this_platform())
-        install = f"On its device: pip install {packages}. " if packages else ""
-        others = [name for name in by_speed(manifest) if name != asked]
-        return f"{install}Leave --target out to run one of: {', '.join(others) or 'none'}."
+        others = (target_status(name, manifest.targets[name]) for name in by_speed(manifest))
+        works = [other.name for other in others if not other.problems and not other.is_simulated]
+        if not works:
+            return "No other target of the bundle works here either."
+        return f"Leave --target out to run '{works[0]}'."
     return "Install what is listed, or build the bundle for a target of this machine."
 
 

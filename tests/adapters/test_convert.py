@@ -1,5 +1,6 @@
 """PEFT's A and B become packed sockets: the same sum, to the last bit in the file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,23 @@ def test_tensors_that_do_not_fit_the_contract_are_never_written(
     with pytest.raises(PeftAdapterError, match="expected dtype float32, got float16"):
         write_onnx_adapter(parameters, contract, tmp_path / "bad")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("a_size", "b_size", "problem"),
+    [
+        (1.0, 1e5, "lora_B: values up to "),
+        (1e-9, 1.0, "lora_A: 100% of it is too small"),
+    ],
+)
+def test_what_float16_cannot_hold_is_refused(
+    contract: SocketContract, a_size: float, b_size: float, problem: str
+) -> None:
+    lora = pair(3, K, 4, seed=1)
+    sized = LoraPair(lora.a * np.float32(a_size), lora.b * np.float32(b_size))
+    half = replace(contract, dtype="float16")
+    with pytest.raises(PeftAdapterError) as caught:
+        to_sockets({module("v_proj"): sized}, half)
+    (line,) = caught.value.problems
+    assert problem in line
+    assert to_sockets({module("v_proj"): sized}, contract)

@@ -285,7 +285,7 @@ def test_a_memory_budget_that_is_too_small(
     profile = own_profile(name="watch", memory_budget_bytes="1048576")
     message = refused(BuildError, tmp_path / "b", base=str(tiny_base), targets=(str(profile),))
     assert message.startswith("base 'tiny-llama' does not fit:\n  target 'watch': needs 65.")
-    assert "its memory_budget_bytes is 1.0 MiB\n    quantization.block_size 32 -> 128" in message
+    assert "its memory_budget_bytes is 1.0 MiB\n    quantization.block_size 32 -> 64" in message
     assert not (tmp_path / "b").exists()
 
 

@@ -108,7 +108,7 @@ def test_a_target_without_its_device_is_refused(report: BuildReport, target: str
     with pytest.raises(TargetError) as caught:
         Bundle.open(report.output, cache_dir=None).engine(target)
     assert caught.value.what == f"target '{target}' of bundle 'every' does not work here"
-    assert "Leave --target out to run one of: " in caught.value.hint
+    assert caught.value.hint.startswith("Leave --target out to run '")
 
 
 def test_an_adapter_is_added_to_every_target(

@@ -214,3 +214,26 @@ def test_leaving_the_bundle_closes_its_engines(tiny_bundle: Path) -> None:
         engine = bundle.engine(threads=1)
     with pytest.raises(Exception, match="the engine is closed"):
         engine.generate("hello")
+
+
+def test_weights_from_a_folder_outside_of_the_bundle_are_not_read(bundle_copy: Path) -> None:
+    path = "targets/cpu/genai_config.json"
+    config = json.loads((bundle_copy / path).read_text(encoding="utf-8"))
+    options = config["model"]["decoder"]["session_options"]
+    options["session.model_external_initializers_file_folder_path"] = "../../../elsewhere"
+    replace_file(bundle_copy, path, json.dumps(config).encode())
+    with (
+        Bundle.open(bundle_copy, cache_dir=None).engine() as engine,
+        pytest.raises(TargetError, match="reads weights from a strange folder"),
+    ):
+        engine.generate("the card", max_new_tokens=1)
+
+
+def test_a_targets_own_number_of_threads_holds_unless_one_is_given(bundle_copy: Path) -> None:
+    path = "targets/cpu/genai_config.json"
+    config = json.loads((bundle_copy / path).read_text(encoding="utf-8"))
+    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = 3
+    replace_file(bundle_copy, path, json.dumps(config).encode())
+    bundle = Bundle.open(bundle_copy, cache_dir=None)
+    assert bundle.engine().threads == 3
+    assert bundle.engine(threads=1).threads == 1

@@ -96,7 +96,11 @@ def _compile(graph: Path, context: Path, provider_options: Mapping[str, str]) ->
     """Compile one graph in a child process and check what came out."""
     command = [
         *(sys.executable, "-m", "edgekit.building.qnn.compile_child"),
-        *(os.fspath(graph), os.fspath(context), json.dumps(dict(provider_options))),
+        *(
+            os.fspath(graph.resolve()),
+            os.fspath(context.resolve()),
+            json.dumps(dict(provider_options)),
+        ),
     ]
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
     with tempfile.TemporaryFile() as log:  # as long as the graph is large
