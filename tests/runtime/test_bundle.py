@@ -1,5 +1,6 @@
 """Opening and verifying bundles."""
 
+import json
 import os
 import re
 from collections.abc import Callable
