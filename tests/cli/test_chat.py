@@ -165,7 +165,7 @@ class Terminal:
             return ""
 
     def close(self) -> int:
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=240)
         os.close(self._master)
         return code
 

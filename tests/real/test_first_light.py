@@ -1,7 +1,8 @@
 """From data to device on a real model: what the README promises, in numbers."""
 
 import json
-import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,17 +60,31 @@ def test_two_hundred_random_swaps_leave_no_trace(real_bundle: Path) -> None:
                 expected[adapter, prompt] = answer.token_ids
     for prompt in PROMPTS[1:]:
         assert len({expected[adapter, prompt] for adapter in (None, "tone", "plain")}) == 3
-    chance = random.Random(0)
-    with Bundle.open(real_bundle).engine(threads=2) as engine:
-        memory = []
-        for swap in range(201):
-            adapter, prompt = chance.choice((None, "tone", "plain")), chance.choice(PROMPTS)
-            answer = engine.generate(prompt, adapter=adapter, max_new_tokens=6)
-            assert answer.token_ids == expected[adapter, prompt], (swap, adapter, prompt)
-            if swap in (100, 200):
-                memory.append(_rss_bytes())
+    # A process of its own, whose memory nothing else of the tests grows.
+    command = [sys.executable, "-c", _SWAPS, str(real_bundle), json.dumps(PROMPTS)]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert len(told["answers"]) == 201
+    for swap, (adapter, prompt, tokens) in enumerate(told["answers"]):
+        assert tuple(tokens) == tuple(expected[adapter, prompt]), (swap, adapter, prompt)
     # The first hundred warm the allocator up; the second hundred shows a leak if there is one.
-    assert memory[1] - memory[0] < 1_000_000
+    assert told["rss"][1] - told["rss"][0] < 1_000_000
+
+
+_SWAPS = """
+import json, random, sys
+import psutil
+from edgekit_runtime import Bundle
+bundle, prompts = sys.argv[1], json.loads(sys.argv[2])
+chance, answers, rss = random.Random(0), [], []
+with Bundle.open(bundle).engine(threads=2) as engine:
+    for swap in range(201):
+        adapter, prompt = chance.choice((None, "tone", "plain")), chance.choice(prompts)
+        answer = engine.generate(prompt, adapter=adapter, max_new_tokens=6)
+        answers.append((adapter, prompt, answer.token_ids))
+        if swap in (100, 200):
+            rss.append(psutil.Process().memory_info().rss)
+print(json.dumps({"answers": answers, "rss": rss}))
+"""
 
 
 def test_the_base_answers_through_its_chat_template(real_bundle: Path) -> None:
@@ -109,9 +124,3 @@ def test_torch_and_bundle_agree_on_perplexity_row_by_row(
         got, same_count = on_device.nll(row)
     assert count == same_count == len(ids) - 1
     assert got / count == pytest.approx(expected / count, abs=0.1)
-
-
-def _rss_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
