@@ -14,7 +14,6 @@ from edgekit_runtime.errors import nearest
 
 _HERE = Path(__file__).resolve().parent
 EXTENDS = "extends"
-BUILDERS = ("cpu", "cuda", "dml", "webgpu", "static")
 
 
 class _Section(BaseModel):

@@ -117,9 +117,12 @@ def rounds_here(profile: TargetProfile) -> bool:
     options = profile.quantization
     if profile.builder == "static" or options.needs_text or options.eight_bit:
         return True
-    return options.head_bits != 4 or (
-        profile.io_dtype == "float16" and options.algorithm != "k_quant"
-    )
+    return options.head_bits != 4 or _rounds_everything(profile)
+
+
+def _rounds_everything(profile: TargetProfile) -> bool:
+    """Float16 builders round what is float16 already, so their numbers are replaced by ours."""
+    return profile.io_dtype == "float16" and profile.quantization.algorithm != "k_quant"
 
 
 def builder_options(profile: TargetProfile) -> dict[str, str]:
