@@ -11,8 +11,7 @@ import numpy as np
 
 from edgekit.adapters.peft_dir import LoraPair
 from edgekit.building.base_shape import BaseShape
-from edgekit.quantizing.options import Quantization
-from edgekit.quantizing.weights import widths
+from edgekit.quantizing.weights import block_size_of, widths
 from edgekit.targets import TargetProfile
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS
@@ -100,15 +99,15 @@ def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     if profile.builder == "static":
         # The tables stay on the host, with float32 scales.
         copies = 2 if profile.execution_provider == QNN else 1
-        tables = (1 if shape.is_tied else 2) * shape.n_table_weights
-        layers = _linear_blocks(shape, quantization, number)
-        return copies * layers + _blocks(tables, quantization.head_bits, quantization, 4)
-    size = _linear_blocks(shape, quantization, number)
-    size += _blocks(shape.n_table_weights, quantization.head_bits, quantization, number)
+        layers = _linear_blocks(shape, profile, number)
+        table = _table_blocks(shape, quantization.head_bits, profile, 4)
+        return copies * layers + table * (1 if shape.is_tied else 2)
+    size = _linear_blocks(shape, profile, number)
+    size += _table_blocks(shape, quantization.head_bits, profile, number)
     if not quantization.embedding:
         size += shape.n_table_weights * number
     elif not shape.is_tied:
-        size += _blocks(shape.n_table_weights, quantization.bits, quantization, number)
+        size += _table_blocks(shape, quantization.bits, profile, number)
     return size + shape.max_positions * shape.head_size * number
 
 
@@ -164,27 +163,42 @@ def _packed_weight_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     per_block = 8 if quantization.accuracy_level == 4 else 4
     if shape.stored_bytes is not None:
         return shape.stored_bytes
-    packed = _linear_blocks(shape, quantization, per_block)
-    packed += _blocks(shape.n_table_weights, quantization.head_bits, quantization, per_block)
+    packed = _linear_blocks(shape, profile, per_block)
+    packed += _table_blocks(shape, quantization.head_bits, profile, per_block)
     rotary = context_length(shape, profile) * shape.head_size * 4
     if not quantization.embedding:
         return packed + rotary  # of a float table, only the rows that are looked up are read
     bits = quantization.head_bits if shape.is_tied else quantization.bits
-    return packed + _blocks(shape.n_table_weights, bits, quantization, 4) + rotary
+    return packed + _table_blocks(shape, bits, profile, 4) + rotary
 
 
-def _linear_blocks(shape: BaseShape, quantization: Quantization, per_block_bytes: int) -> int:
+def _linear_blocks(shape: BaseShape, profile: TargetProfile, per_block_bytes: int) -> int:
     """Size of the layers' weights, and all that 8 bits for the most sensitive may add."""
-    sizes = {f"{module}.weight": out * into for module, (out, into) in shape.linears.items()}
-    bits = widths(sizes, quantization)
-    values = sum(size * bits[name] for name, size in sizes.items()) // 8
-    budget = int(quantization.eight_bit_budget * shape.n_weights * (4 / 8 + 4 / 32))
-    return values + budget + shape.n_linear_weights // quantization.block_size * per_block_bytes
+    bits = widths(
+        {f"{module}.weight": out * into for module, (out, into) in shape.linears.items()},
+        profile.quantization,
+    )
+    budget = int(profile.quantization.eight_bit_budget * shape.n_weights * (4 / 8 + 4 / 32))
+    return budget + sum(
+        _blocks((out, into), bits[f"{module}.weight"], profile, per_block_bytes)
+        for module, (out, into) in shape.linears.items()
+    )
 
 
-def _blocks(n_weights: int, bits: int, quantization: Quantization, per_block_bytes: int) -> int:
-    """Size of quantized weights with what stands beside each block."""
-    return n_weights * bits // 8 + n_weights // quantization.block_size * per_block_bytes
+def _table_blocks(shape: BaseShape, bits: int, profile: TargetProfile, per_block_bytes: int) -> int:
+    """Size of a quantized embedding or head."""
+    return _blocks((shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes)
+
+
+def _blocks(
+    out_in: tuple[int, int], bits: int, profile: TargetProfile, per_block_bytes: int
+) -> int:
+    """Size of a quantized weight with what stands beside each block."""
+    out, into = out_in
+    # Static graphs have one size of blocks.
+    as_narrow = 4 if profile.builder == "static" else bits
+    size = block_size_of(into, as_narrow, profile.quantization)
+    return out * into * bits // 8 + out * into // size * per_block_bytes
 
 
 def _cache_bytes(shape: BaseShape, profile: TargetProfile) -> int:

@@ -1,8 +1,12 @@
-"""Calibration text: what the float base itself says, or a text that a person names.
+"""Calibration text: prose and what the float base itself says, or a text that a person names.
+
+Prose is what people read and write: calibration_text.txt has a stretch of each State of the Union
+address from 1947 to 2021, works of the United States government and so in the public domain
+(gathered by stdlib, https://github.com/stdlib-js/datasets-sotu, contents under CC0 1.0).
 
 Text that the base samples, at temperature 1 and from nothing but its first token, follows the
-base's own distribution, whatever it was trained on. So no calibration data has to be shipped or
-licensed (LLM-QAT, Liu et al. 2023, https://arxiv.org/abs/2305.17888).
+base's own distribution, whatever it was trained on: other languages, code, a chat's turns (LLM-QAT,
+Liu et al. 2023, https://arxiv.org/abs/2305.17888).
 """
 
 import json
@@ -20,6 +24,8 @@ from edgekit.quantizing.options import Calibration
 from edgekit_runtime.digests import sha256_of_bytes
 
 SELF = "self"
+MIXED = "mixed"
+_PROSE = Path(__file__).with_name("calibration_text.txt")
 # Between the texts of GPT-2, Qwen, Phi and SmolLM; an instruct model's "beginning of text" may be
 # the beginning of a chat turn instead.
 _SEPARATOR = "<|endoftext|>"
@@ -29,6 +35,7 @@ def calibration_rows(
     model: Any,
     base: Base,
     options: Calibration,
+    directory: Path,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> torch.Tensor:
     """Rows of tokens to calibrate on.
@@ -37,6 +44,7 @@ def calibration_rows(
         model: The float base in transformers.
         base: Where its tokenizer is.
         options: Source, number and length of the rows.
+        directory: Keeps what the base sampled for the next time.
         on_message: Called with a line of progress.
 
     Returns:
@@ -46,25 +54,37 @@ def calibration_rows(
         EdgekitError: If a text file cannot be read or is too short.
     """
     if options.source == SELF:
-        return _sample(model, _first_token(model, base), options, on_message)
-    return _from_file(Path(options.source), base, options)
+        return _sampled(model, base, options, directory, on_message)
+    if options.source != MIXED:
+        return _from_file(Path(options.source), base, options)
+    n_prose = options.rows * 5 // 6
+    n_sampled = options.rows - n_prose
+    sampled = options.model_copy(update={"rows": n_sampled})
+    parts = [_sampled(model, base, sampled, directory, on_message)]
+    if n_prose:
+        parts.append(_from_file(_PROSE, base, options.model_copy(update={"rows": n_prose})))
+    # Turn by turn: whoever uses only the first few has both kinds.
+    rows = torch.cat(parts)
+    turns = sorted(
+        range(options.rows),
+        key=lambda row: (row + 0.5) / n_sampled if row < n_sampled else (row - n_sampled) / n_prose,
+    )
+    return rows[turns]
 
 
-def cached_rows(
+def _sampled(
     model: Any,
     base: Base,
     options: Calibration,
     directory: Path,
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None],
 ) -> torch.Tensor:
-    """The rows of :func:`calibration_rows`; what the base sampled is kept in a directory."""
-    if options.source != SELF:
-        return calibration_rows(model, base, options)
+    """Rows that the base makes up, from the directory where it has done so before."""
     facts = [base.fingerprint, options.rows, options.row_tokens, options.seed, torch.__version__]
     key = sha256_of_bytes(json.dumps(facts).encode()).removeprefix("sha256:")[:24]
     file = directory / f"sampled-{key}.safetensors"
     if not file.is_file():
-        rows = calibration_rows(model, base, options, on_message)
+        rows = _sample(model, _first_token(model, base), options, on_message)
         with tempfile.TemporaryDirectory(dir=directory, prefix=f".{file.stem}-") as temporary:
             written = Path(temporary) / file.name
             save_file({"rows": rows}, written)

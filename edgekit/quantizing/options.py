@@ -14,8 +14,8 @@ class Calibration(BaseModel):
     """What calibrated algorithms (``gptq``, ``tuned``) look at.
 
     Attributes:
-        source: ``self``: text that the float base itself samples, so nobody has to ship or
-            license calibration data; or the path of a UTF-8 text file.
+        source: ``mixed``: five rows of shipped prose to one that the float base itself samples;
+            ``self``: only such rows; or the path of a UTF-8 text file.
         rows: Rows of calibration text.
         row_tokens: Tokens a row.
         steps: Steps of tuning, one row each; 0 leaves it out.
@@ -24,8 +24,8 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = "self"
-    rows: int = Field(default=24, ge=1)
+    source: str = "mixed"
+    rows: int = Field(default=72, ge=1)
     row_tokens: int = Field(default=256, ge=16)
     steps: int = Field(default=60, ge=1)
     seed: int = 0
@@ -44,6 +44,8 @@ class Quantization(BaseModel):
         eight_bit_budget: How much larger, as a share of 4 bits everywhere, the weights may become
             by giving 8 bits to those that need them most, head and layers alike.
         block_size: Weights that share a scale.
+        eight_bit_block_size: The same of 8-bit weights, whose steps are fine anyway: the largest
+            up to it that fills their inputs.
         accuracy_level: MatMulNBits' compute: 4 is int8 activations, 1 is float32.
         embedding: Quantize the embedding table too.
     """
@@ -57,6 +59,7 @@ class Quantization(BaseModel):
     eight_bit: tuple[str, ...] = ()
     eight_bit_budget: float = Field(default=0.0, ge=0, le=1)
     block_size: Literal[16, 32, 64, 128, 256] = 32
+    eight_bit_block_size: Literal[16, 32, 64, 128, 256] = 128
     is_symmetric: Literal[True] = True
     accuracy_level: Literal[1, 2, 3, 4] = 4
     embedding: bool = True
@@ -87,7 +90,13 @@ TIERS: dict[str, dict[str, Any]] = {
 }
 
 # What a target's kernels decide stays as its profile says, whatever the tier.
-_OF_THE_TARGET = {"block_size", "accuracy_level", "embedding", "calibration"}
+_OF_THE_TARGET = {
+    "block_size",
+    "eight_bit_block_size",
+    "accuracy_level",
+    "embedding",
+    "calibration",
+}
 
 
 def change(options: Quantization, text: str) -> Quantization:
@@ -95,7 +104,7 @@ def change(options: Quantization, text: str) -> Quantization:
 
     Args:
         options: The profile's; what is not named goes back to its default, save what suits the
-            target's kernels (``block_size``, ``accuracy_level``, ``embedding``) and calibration.
+            target's kernels (sizes of blocks, ``accuracy_level``, ``embedding``) and calibration.
         text: ``key=value`` with commas between; names of ``eight_bit`` with ``+`` between,
             ``calibration.steps=30`` for a key of the calibration.
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,17 +19,19 @@ from edgekit.quantizing.options import Quantization
 from edgekit.quantizing.weights import (
     EMBEDDING,
     HEAD,
+    block_size_of,
     budget_bytes,
     float_weight,
     has_own_head,
     site_of,
     weight_sizes,
+    widening_bytes,
     widths,
 )
 from edgekit_runtime.digests import sha256_of_file
 
 # Part of the cache's key: raise it when a change here or in an algorithm changes the blocks.
-_REVISION = 2
+_REVISION = 3
 
 
 def quantize_base(
@@ -76,10 +79,12 @@ def quantize_base(
 
 
 def _rounded(base: Base, bits: Mapping[str, int], options: Quantization) -> dict[str, Blocks]:
-    return {
-        name: round_to_nearest(float_weight(base, name), bits=width, block_size=options.block_size)
-        for name, width in bits.items()
-    }
+    blocks = {}
+    for name, width in bits.items():
+        weight = float_weight(base, name)
+        size = block_size_of(weight.shape[1], width, options)
+        blocks[name] = round_to_nearest(weight, bits=width, block_size=size)
+    return blocks
 
 
 def _calibrated(
@@ -92,7 +97,7 @@ def _calibrated(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from edgekit.quantizing.calibration import cached_rows
+    from edgekit.quantizing.calibration import calibration_rows
     from edgekit.quantizing.gptq import round_with_gptq
     from edgekit.quantizing.sensitivity import kl_by_site, worth_eight_bits
     from edgekit.quantizing.tuning import tune_blocks
@@ -102,7 +107,7 @@ def _calibrated(
         model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    rows = cached_rows(model, base, options.calibration, directory, on_message)
+    rows = calibration_rows(model, base, options.calibration, directory, on_message)
     sites: tuple[str, ...] = ()
     names = dict(model.named_parameters(remove_duplicate=False))
     is_tied = names[HEAD] is names[EMBEDDING]
@@ -116,7 +121,11 @@ def _calibrated(
         ]
         rounded = _rounded(base, dict.fromkeys(candidates, 4), options)
         parts = kl_by_site(model, rounded, rows, tied=tied)
-        sites = worth_eight_bits(parts, _site_sizes(sizes), budget_bytes(sizes, options))
+        costs: dict[str, float] = defaultdict(float)
+        for name in candidates:
+            inputs = names[name].shape[1]
+            costs[site_of(name)] += widening_bytes(sizes[name], inputs, options)
+        sites = worth_eight_bits(parts, costs, budget_bytes(sizes, options))
     bits = widths(sizes, options, sites)
     if problems := [f"{name}: not in the loaded model" for name in bits if name not in names]:
         raise BuildError(f"base '{base.name}' cannot be calibrated", problems=problems)
@@ -144,13 +153,6 @@ def _calibrated(
         steps=steps,
         on_step=lambda step, kl: on_message(f"tuning: step {step} of {steps}, KL {kl:.3f} nats"),
     )
-
-
-def _site_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
-    by_site: dict[str, int] = {}
-    for name, size in sizes.items():
-        by_site[site_of(name)] = by_site.get(site_of(name), 0) + size
-    return by_site
 
 
 def quantization_facts(options: Quantization) -> dict[str, Any]:

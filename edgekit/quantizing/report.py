@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from edgekit.bases import Base
-from edgekit.building.agreement import Agreement, NllSum
 from edgekit.building.reference import torch_reference
 from edgekit.building.sessions import TargetSessions
 from edgekit.errors import RecipeError
@@ -17,6 +16,7 @@ from edgekit.quiet import quiet_libraries
 
 _ROW_TOKENS = 512
 _MIN_ROWS = 8
+_CHUNK_TOKENS = 128
 _OWN_TEXT = Path(__file__).parent.parent / "building" / "parity_text.txt"
 
 Rows = Sequence[Sequence[int]]
@@ -115,36 +115,65 @@ def compare_with_float(
     """
     with quiet_libraries(), torch_reference(base, {}) as reference:
         sessions = {name: TargetSessions(path, threads) for name, path in targets.items()}
-        agreements = {name: Agreement() for name in targets}
-        increases: dict[str, list[float]] = {name: [] for name in targets}
-        floats, n_targets = [], sum(len(row) - 1 for row in rows)
+        by_row: dict[str, list[_RowSums]] = {name: [] for name in targets}
         for index, row in enumerate(rows):
             on_message(f"comparing with the float base: row {index + 1} of {len(rows)}")
             expected = reference.logits("", row)
-            floats.append(_nll(expected, row))
-            for name, session in sessions.items():
-                actual = session.score(row, None)
-                agreements[name].add(expected, actual)
-                increases[name].append(_nll(actual, row) - floats[-1])
-    weights = np.array([len(row) - 1 for row in rows]) / n_targets
-    nll_float = float(weights @ np.array(floats))
+            actual = {name: session.score(row, None) for name, session in sessions.items()}
+            for name, sums in _compare_row(expected, actual, row).items():
+                by_row[name].append(sums)
+    return {name: _figures(sums, rows) for name, sums in by_row.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _RowSums:
+    """Sums over one row: nats of the float base and of the graph, KL, tokens that agree."""
+
+    nll_float: float
+    nll: float
+    kl: float
+    same: int
+
+
+def _compare_row(
+    expected: Any, actual: Mapping[str, Any], row: Sequence[int]
+) -> dict[str, _RowSums]:
+    """Compare logits (tokens, vocabulary) in pieces: vocabularies are large."""
+    import torch
+
+    following = torch.tensor([*row[1:], 0])[:, None]
+    has_next = (torch.arange(len(row)) < len(row) - 1).double()
+    sums = {name: np.zeros(4) for name in actual}
+    for start in range(0, len(row), _CHUNK_TOKENS):
+        part = slice(start, start + _CHUNK_TOKENS)
+        log_p = expected[part].log_softmax(-1)
+        p, best = log_p.exp(), log_p.argmax(-1)
+        nll_float = -log_p.gather(1, following[part])[:, 0].double() @ has_next[part]
+        for name, logits in actual.items():
+            log_q = torch.from_numpy(logits[part]).log_softmax(-1)
+            nll = -log_q.gather(1, following[part])[:, 0].double() @ has_next[part]
+            same = (log_q.argmax(-1) == best).sum()
+            kl = log_q.sub_(log_p).mul_(p).sum(-1).double().sum().neg()
+            sums[name] += [float(value) for value in (nll_float, nll, kl, same)]
     return {
-        name: QuantizationFigures(
-            n_tokens=agreements[name].n,
-            nll_float=nll_float,
-            nll=nll_float + float(weights @ np.array(by_row)),
-            nll_increase_se=_standard_error(by_row),
-            mean_kl=agreements[name].mean_kl,
-            top1=agreements[name].top1,
-        )
-        for name, by_row in increases.items()
+        name: _RowSums(nll_float=float(a), nll=float(b), kl=float(kl), same=int(same))
+        for name, (a, b, kl, same) in sums.items()
     }
 
 
-def _nll(logits: Any, row: Sequence[int]) -> float:
-    total = NllSum()
-    total.add(logits, row)
-    return total.mean
+def _figures(by_row: Sequence[_RowSums], rows: Rows) -> QuantizationFigures:
+    n_tokens, n_following = sum(map(len, rows)), sum(len(row) - 1 for row in rows)
+    increases = [
+        (sums.nll - sums.nll_float) / (len(row) - 1) for sums, row in zip(by_row, rows, strict=True)
+    ]
+    return QuantizationFigures(
+        n_tokens=n_tokens,
+        nll_float=sum(sums.nll_float for sums in by_row) / n_following,
+        nll=sum(sums.nll for sums in by_row) / n_following,
+        nll_increase_se=_standard_error(increases),
+        mean_kl=sum(sums.kl for sums in by_row) / n_tokens,
+        top1=sum(sums.same for sums in by_row) / n_tokens,
+    )
 
 
 def _standard_error(values: Sequence[float]) -> float | None:

@@ -52,19 +52,19 @@ def kl_by_site(
 
 
 def worth_eight_bits(
-    parts: Mapping[str, float], sizes: Mapping[str, int], budget_bytes: float
+    parts: Mapping[str, float], costs: Mapping[str, float], budget_bytes: float
 ) -> tuple[str, ...]:
-    """Sites that cost the most nats a weight, as many as a budget of bytes widens by 4 bits.
+    """Sites that cost the most nats a byte, as many as a budget of bytes widens.
 
     Args:
         parts: Nats by site, from :func:`kl_by_site`.
-        sizes: Elements by site.
-        budget_bytes: What their wider weights may add.
+        costs: Bytes by site that 8 bits add.
+        budget_bytes: What they may add together.
     """
     left = budget_bytes
     chosen = []
-    for site in sorted(parts, key=lambda site: (-parts[site] / sizes[site], site)):
-        if sizes[site] / 2 <= left:
+    for site in sorted(parts, key=lambda site: (-parts[site] / costs[site], site)):
+        if costs[site] <= left:
             chosen.append(site)
-            left -= sizes[site] / 2
+            left -= costs[site]
     return tuple(sorted(chosen))

@@ -84,10 +84,27 @@ def widths(
     return bits
 
 
+def block_size_of(n_inputs: int, bits: int, options: Quantization) -> int:
+    """Weights that share a scale, in a weight of so many inputs.
+
+    Kernels want whole blocks: CUDA's for 8 bits compute nothing else.
+    """
+    size: int = options.block_size
+    while bits == 8 and size < options.eight_bit_block_size and n_inputs % (2 * size) == 0:
+        size *= 2
+    return size
+
+
 def budget_bytes(sizes: Mapping[str, int], options: Quantization) -> float:
     """What 8-bit weights may add to 4 bits and a float32 scale for 32 weights everywhere."""
     stored = [name for name in sizes if name != EMBEDDING]
     return options.eight_bit_budget * sum(sizes[name] for name in stored) * (4 / 8 + 4 / 32)
+
+
+def widening_bytes(n_weights: int, n_inputs: int, options: Quantization) -> float:
+    """What 8 bits instead of 4 add to a weight, float32 scales counted."""
+    narrow, wide = (block_size_of(n_inputs, bits, options) for bits in (4, 8))
+    return n_weights * ((8 / 8 + 4 / wide) - (4 / 8 + 4 / narrow))
 
 
 def float_weight(base: Base, name: str) -> Floats:
