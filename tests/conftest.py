@@ -84,7 +84,10 @@ def built_tiny_bundle(
     beta_adapter: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A real bundle of the tiny base with both adapters; read only, copy before changing it."""
+    """A real bundle of the tiny base with both adapters; read only, copy before changing it.
+
+    Rounded to nearest, so that tests know how far a weight may lie from its float original.
+    """
     from edgekit.building.build import build
     from edgekit.bundling.adapters import AdapterSource
 
@@ -97,6 +100,7 @@ def built_tiny_bundle(
             "alpha": AdapterSource(path=alpha_adapter),
             "beta": AdapterSource(path=beta_adapter),
         },
+        quantization="tier=fast",
     )
     return output
 

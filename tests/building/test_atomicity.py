@@ -207,7 +207,7 @@ def test_a_damaged_export_in_the_cache_is_made_again(
         runs.append(out)
 
     monkeypatch.setattr(export, "_run_builder", run_builder)
-    base, profile = resolve_base(str(tiny_base)), load_target("cpu")
+    base, profile = resolve_base(str(tiny_base)), load_target("cpu-fast")
     exported = export_base(base, profile)
     assert export_base(base, profile) == exported
     assert len(runs) == 1
@@ -226,9 +226,9 @@ def test_another_tokenizer_is_another_export(
 
     monkeypatch.setattr(export, "_run_builder", lambda _b, _p, out, _c: out.mkdir())
     base = shutil.copytree(tiny_base, tmp_path / "base")
-    first = export_base(resolve_base(str(base)), load_target("cpu"))
+    first = export_base(resolve_base(str(base)), load_target("cpu-fast"))
     (base / "chat_template.jinja").write_text("{{ another }}")
-    assert export_base(resolve_base(str(base)), load_target("cpu")) != first
+    assert export_base(resolve_base(str(base)), load_target("cpu-fast")) != first
 
 
 def test_the_builders_last_words_are_shown(
@@ -241,7 +241,7 @@ def test_the_builders_last_words_are_shown(
     failing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", os.fspath(failing))
     with pytest.raises(BuildError) as caught:
-        export_base(resolve_base(str(tiny_base)), load_target("cpu"))
+        export_base(resolve_base(str(tiny_base)), load_target("cpu-fast"))
     assert str(caught.value).startswith(
         "the model builder failed on base 'tiny-llama' (exit 3):\n"
         "  Traceback\n  ValueError: no such layer\nTo see all of it, run: "

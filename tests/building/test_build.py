@@ -193,7 +193,7 @@ def test_an_existing_output_is_refused_and_kept(tiny_base: Path, tmp_path: Path)
     output = tmp_path / "bundle"
     output.mkdir()
     (output / "mine.txt").write_text("precious")
-    message = refused(BuildError, output, base=str(tiny_base))
+    message = refused(BuildError, output, base=str(tiny_base), targets=("cpu-fast",))
     assert message == f"the output '{output}' exists\nGive another -o, or say --overwrite."
     message = refused(BuildError, output, base=str(tiny_base), overwrite=True)
     assert message.startswith(f"the output '{output}' is no bundle: it is not overwritten")
@@ -299,7 +299,7 @@ def test_too_little_disk_and_memory_are_told_together(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
     output = tmp_path / "b"
-    message = refused(BuildError, output, base=str(tiny_base))
+    message = refused(BuildError, output, base=str(tiny_base), targets=("cpu-fast",))
     assert f"  disk: needs 0.4 MiB at '{output}', 0.0 MiB are free" in message
     assert "  memory: needs about 1.0 MiB to build and check, 0.0 MiB are available" in message
 

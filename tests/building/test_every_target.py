@@ -127,9 +127,9 @@ def test_a_float16_graph_with_a_wrong_weight_fails_the_gate(
     report: BuildReport, tiny_base: Path, tmp_path: Path
 ) -> None:
     from edgekit.bases import resolve_base
+    from edgekit.building.inputs import load_profiles
     from edgekit.building.parity import check_parity
     from edgekit.errors import ParityError
-    from edgekit.targets import load_target
 
     bundle = tmp_path / "bundle"
     shutil.copytree(report.output, bundle)
@@ -150,7 +150,7 @@ def test_a_float16_graph_with_a_wrong_weight_fails_the_gate(
             resolve_base(str(tiny_base)),
             contract,
             {},
-            load_target("cuda").parity,
+            load_profiles(("cuda",), None, None)["cuda"].parity,
         )
     assert caught.value.problems[0].startswith("base: conversion is not exact: mean KL ")
 

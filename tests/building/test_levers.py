@@ -20,7 +20,7 @@ LONG = {"n_layers": 16, "max_positions": 8192, "vocab_size": 65536}
 
 
 def setup(budget: int, **quantization: object) -> Setup:
-    profile = load_target("cpu").model_copy(
+    profile = load_target("cpu-fast").model_copy(
         update={"memory_budget_bytes": budget, "context_length": 8192}
     )
     changed = profile.quantization.model_copy(update=quantization)
@@ -92,7 +92,7 @@ def test_ranks_and_numbers_of_adapters_are_levers(
 
 def test_the_savings_add_up(tiny_base: Path) -> None:
     shape = shape_of(resolve_base(str(tiny_base)))
-    profile = load_target("cpu").model_copy(update={"memory_budget_bytes": 1})
+    profile = load_target("cpu-fast").model_copy(update={"memory_budget_bytes": 1})
     whole = Setup(shape=shape, profile=profile, adapters={})
     (block,) = [lever for lever in levers(whole) if "block_size" in lever.change]
     _, changed = way_to_fit(whole)

@@ -32,7 +32,7 @@ SHAPE = BaseShape(
     tokenizer_bytes=100,
     float_bytes=0,
 )
-CPU = load_target("cpu")
+CPU = load_target("cpu-fast")
 CUDA = load_target("cuda")
 LINEAR, TABLE = 128 * 128, 512 * 128
 

@@ -43,7 +43,7 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
     target = tmp_path / "bundle" / "targets" / "cpu"
     contract = SocketContract.from_dict(json.loads((target / "sockets.json").read_text()), [])
     wide = quantized_weights(load_graph(target / "score.onnx"), contract)
-    exported = export_base(base, load_target("cpu"))
+    exported = export_base(base, load_target("cpu-fast"))
     stock = quantized_weights(ir.load(exported / "model.onnx"), contract)
     with torch_reference(base, {}) as reference:
         for name in wide:
@@ -53,7 +53,7 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
                 assert off < stock_off / 8, name
             else:
                 assert off == stock_off, name
-    told = disk_bytes(shape_of(base), profile) - disk_bytes(shape_of(base), load_target("cpu"))
+    told = disk_bytes(shape_of(base), profile) - disk_bytes(shape_of(base), load_target("cpu-fast"))
     grown = (tmp_path / "bundle/weights/cpu.data").stat().st_size
     grown -= (exported / "model.onnx.data").stat().st_size
     assert grown == pytest.approx(told, abs=4096)  # files are padded to pages

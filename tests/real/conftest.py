@@ -59,6 +59,7 @@ def real_bundle(
         name="real",
         base="smollm2-135m",
         output=output,
+        targets=("cpu-fast",),
         adapters={"tone": AdapterSource(path=tone_adapter)},
     )
     add_adapter(output, "plain", AdapterSource(path=plain_adapter))

@@ -21,10 +21,10 @@ PROMPTS = (
 
 def test_the_gate_measured_what_it_promises(real_bundle: Path) -> None:
     report = json.loads((real_bundle / "reports" / "parity.json").read_text(encoding="utf-8"))
-    figures = {"base": report["cpu"]["base"]}
+    figures = {"base": report["cpu-fast"]["base"]}
     for name in ("tone", "plain"):
         card = real_bundle / "adapters" / name / "adapter.json"
-        figures[name] = json.loads(card.read_text(encoding="utf-8"))["parity"]["cpu"]
+        figures[name] = json.loads(card.read_text(encoding="utf-8"))["parity"]["cpu-fast"]
         assert figures[name]["effect_kl"] >= 0.1, name
     for name, figure in figures.items():
         assert figure["positions"] >= 1024, name
@@ -43,7 +43,7 @@ def test_the_bundle_scores_like_torch_and_beats_the_base(
     base = evaluate(data=TEST_ROWS, bundle=real_bundle, recipe_of="tone", perplexity=False)
     assert on_device.n_rows == in_torch.n_rows == base.n_rows == 100
     # Both on the int4 weights that the adapter was trained on: int8 activations are the difference.
-    assert in_torch.subject.endswith("weights of target:cpu")
+    assert in_torch.subject.endswith("weights of target:cpu-fast")
     assert abs(on_device.metrics["accuracy"] - in_torch.metrics["accuracy"]) <= 0.03
     assert on_device.metrics["accuracy"] >= base.metrics["accuracy"] + 0.2
     assert on_device.metrics["accuracy"] > 0.4
@@ -115,7 +115,7 @@ def test_torch_and_bundle_agree_on_perplexity_row_by_row(
     from edgekit.targets import load_target
     from edgekit.training.tokens import TokenizedExample
 
-    profile = load_target("cpu")
+    profile = load_target("cpu-fast")
     with torch_subject("smollm2-135m", tone_adapter, profile=profile) as torch_model:
         ids = tuple(torch_model.tokenizer(PROMPTS[0] + " joy").input_ids)
         row = [TokenizedExample(input_ids=ids, labels=ids)]

@@ -39,6 +39,6 @@ def test_what_a_process_takes_is_what_the_plan_says(
     assert done.returncode == 0, done.stderr
     base = resolve_base("smollm2-135m")
     tone = read_peft_adapter(tone_adapter, base, name="tone", max_rank=256)
-    profile = load_target("cpu").model_copy(update={"context_length": context})
+    profile = load_target("cpu-fast").model_copy(update={"context_length": context})
     need = memory_need(shape_of(base), profile, [tone.modules] if adapter else [])
     assert need.total_bytes == pytest.approx(int(done.stdout), rel=0.15)
