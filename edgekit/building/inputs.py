@@ -157,6 +157,7 @@ def read_adapters(
                 origin or base,
                 name=name,
                 max_rank=profile.adapters.max_rank,
+                target=profile.name,
                 assume_base=assume_base,
                 shapes=shapes,
             )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit.errors import RecipeError
+from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 Tier = Literal["fast", "default", "quality"]
@@ -117,27 +118,26 @@ def change(options: Quantization, text: str) -> Quantization:
     for pair in text.split(","):
         key, separator, value = (part.strip() for part in pair.partition("="))
         if not separator:
-            problems.append(f"'{pair}' is not KEY=VALUE")
+            problems.append(f"'{pair}': expected KEY=VALUE, such as tier=fast")
         elif key.startswith("calibration."):
             changes["calibration"] = calibration
             calibration[key.removeprefix("calibration.")] = value
         elif key in Quantization.model_fields:
-            changes[key] = value.split("+") if key == "eight_bit" else _number(value)
+            changes[key] = value.split("+") if key == "eight_bit" else _value(value)
         else:
             problems.append(f"{key}: unknown key; {nearest(key, Quantization.model_fields)}")
     kept = options.model_dump(include=_OF_THE_TARGET - set(changes))
     try:
         changed = Quantization.model_validate(kept | changes)
     except ValidationError as err:
-        problems += [
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
-            for problem in err.errors(include_url=False)
-        ]
+        problems += problems_of(err, Quantization)
     if problems:
         raise RecipeError(f"quantization '{text}' is wrong", problems=problems)
     return changed
 
 
-def _number(text: str) -> object:
-    """Whole numbers as such: pydantic compares the values of a Literal with ``==``."""
+def _value(text: str) -> object:
+    """Whole numbers and booleans as such: pydantic compares the values of a Literal with ``==``."""
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
     return int(text) if text.lstrip("-").isdigit() else text
