@@ -17,7 +17,7 @@ from edgekit.building.qnn.target_dir import stored_profile, write_static_target
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.bundling.edit import add_adapter
 from edgekit.errors import BuildError, ParityError, PeftAdapterError
-from edgekit.targets import ParityBounds
+from edgekit.targets import ParityBounds, load_target
 from edgekit_runtime import Bundle
 from edgekit_runtime.contract import SocketContract, TensorInfo
 from tests.peft_adapters import make_peft_adapter
