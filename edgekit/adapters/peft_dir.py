@@ -129,7 +129,9 @@ def read_peft_adapter(
         largest = max(ranks, default=0)
         if is_too_large := largest > max_rank:
             taker = f"target '{target}'" if target else "the base"
-            problems.append(f"adapter '{name}' has rank {largest}, {taker} takes at most {max_rank}")
+            problems.append(
+                f"adapter '{name}' has rank {largest}, {taker} takes at most {max_rank}"
+            )
     if problems or config is None or record is None:
         raise PeftAdapterError(
             f"adapter '{name}' does not fit base '{base.name}'",

@@ -22,6 +22,7 @@ def show_plan(plan: "BuildPlan") -> None:
         screen.print()
         _show_target(target)
     screen.print()
+    screen.print(_sizes_table(plan))
     screen.print(_memory_table(plan))
     if any(target.memory.runtime_bytes == 0 for target in plan.targets):
         screen.print(_NOT_COUNTED)
@@ -47,14 +48,23 @@ def _show_target(target: "PlannedTarget") -> None:
         screen.print(f"  does not run here: {check.run_problem}", markup=False, soft_wrap=True)
 
 
+def _sizes_table(plan: "BuildPlan") -> object:
+    numbers = ["weights", "adds to the bundle", "time"]
+    table = new_table("Sizes on the disk, time here", ["target", *numbers], numbers)
+    for target in plan.targets:
+        sizes = (target.weights_bytes, target.added_bytes)
+        time = f"about {_duration(target.seconds)}"
+        add_row(table, target.name, *(show_size(size) for size in sizes), time)
+    return table
+
+
 def _memory_table(plan: "BuildPlan") -> object:
-    numbers = ["weights", "adds", "memory", "of", "= weights", "cache", "adapters", "other", "time"]
-    table = new_table("Sizes on the disk, memory on the device", ["target", *numbers], numbers)
+    numbers = ["needs", "of", "weights", "cache", "adapters", "other"]
+    title = "Memory on the device: needed, of what the profile allows, for"
+    table = new_table(title, ["target", *numbers], numbers)
     for target in plan.targets:
         need = target.memory
         cells = (
-            target.weights_bytes,
-            target.added_bytes,
             need.total_bytes,
             target.memory_budget_bytes,
             need.weights_bytes,
@@ -62,8 +72,7 @@ def _memory_table(plan: "BuildPlan") -> object:
             need.adapter_bytes,
             need.activation_bytes + need.runtime_bytes,
         )
-        time = f"about {_duration(target.seconds)}"
-        add_row(table, target.name, *(show_size(size) for size in cells), time)
+        add_row(table, target.name, *(show_size(size) for size in cells))
     return table
 
 

@@ -146,9 +146,7 @@ def test_a_module_that_the_config_does_not_target(adapter: Path, base: Base) -> 
 def test_a_rank_over_the_targets(adapter: Path, base: Base) -> None:
     with pytest.raises(PeftAdapterError) as caught:
         read_peft_adapter(adapter, base, name="legal", max_rank=3, target="watch")
-    assert caught.value.problems == (
-        "adapter 'legal' has rank 4, target 'watch' takes at most 3",
-    )
+    assert caught.value.problems == ("adapter 'legal' has rank 4, target 'watch' takes at most 3",)
     assert "adapters.max_rank" in caught.value.hint
 
 

@@ -118,3 +118,20 @@ def test_the_command_writes_nothing(
     assert "target cuda\n  1. int4 graph: " in out
     assert out.rstrip().endswith("Nothing was built.")
     assert written() == before
+
+
+def test_the_plan_fits_a_narrow_terminal(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["--base", str(tiny_base), "-o", str(tmp_path / "b"), "--dry-run"]
+    assert main(["build", *asked, *(word for name in TARGETS for word in ("--target", name))]) == 0
+    _, tables = capsys.readouterr().out.split("\nSizes on the disk")
+    assert "…" not in tables
+    assert all(len(line) <= 80 for line in tables.splitlines())
+    # Each target has one line in each of two tables.
+    rows = [line.split()[0] for line in tables.splitlines() if line.strip()]
+    assert [word for word in rows if word in TARGETS] == [*TARGETS, *TARGETS]

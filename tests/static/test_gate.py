@@ -88,9 +88,7 @@ def test_a_graph_with_another_weight_fails(
         check_parity(copy, base, contract, {}, ParityBounds(), threads=1)
 
 
-def test_a_rank_over_the_fixed_one_is_refused_in_one_line(
-    tiny_base: Path, tmp_path: Path
-) -> None:
+def test_a_rank_over_the_fixed_one_is_refused_in_one_line(tiny_base: Path, tmp_path: Path) -> None:
     wide = make_peft_adapter(tiny_base, tmp_path / "wide", r=32, target_modules=["q_proj"])
     profile = write_profile(tmp_path)
     with pytest.raises(PeftAdapterError) as caught:
