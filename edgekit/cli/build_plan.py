@@ -15,6 +15,7 @@ _NOT_COUNTED += "driver takes beside them is not counted."
 def show_plan(plan: "BuildPlan") -> None:
     """Print steps, sizes, memory and time of a build that was not done."""
     from edgekit.building.plan import TIMED_ON
+    from edgekit.building.planned_target import about
 
     screen = console()
     screen.print(f"{plan.name} of base {plan.base} -> {plan.output}", markup=False, soft_wrap=True)
@@ -29,7 +30,7 @@ def show_plan(plan: "BuildPlan") -> None:
     screen.print(
         f"Bundle: at most {show_size(plan.bundle_bytes)}. This machine: "
         f"{show_size(plan.disk_bytes)} of disk, {show_size(plan.build_memory_bytes)} of memory, "
-        f"about {_duration(plan.seconds)} ({TIMED_ON})."
+        f"{about(plan.seconds)} ({TIMED_ON})."
     )
     screen.print("Nothing was built.")
 
@@ -49,11 +50,13 @@ def _show_target(target: "PlannedTarget") -> None:
 
 
 def _sizes_table(plan: "BuildPlan") -> object:
+    from edgekit.building.planned_target import about
+
     numbers = ["weights", "adds to the bundle", "time"]
     table = new_table("Sizes on the disk, time here", ["target", *numbers], numbers)
     for target in plan.targets:
         sizes = (target.weights_bytes, target.added_bytes)
-        time = f"about {_duration(target.seconds)}"
+        time = about(target.seconds)
         add_row(table, target.name, *(show_size(size) for size in sizes), time)
     return table
 
@@ -74,10 +77,3 @@ def _memory_table(plan: "BuildPlan") -> object:
         )
         add_row(table, target.name, *(show_size(size) for size in cells))
     return table
-
-
-def _duration(seconds: float) -> str:
-    """Never more exact than the estimate is: tens of seconds, then minutes."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    return f"{seconds / 60:.0f} min"

@@ -1,5 +1,7 @@
 """What a person may choose about quantization, and the tiers that choose it for them."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,6 +11,9 @@ from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 Tier = Literal["fast", "default", "quality"]
+# Calibration text that is no file.
+SELF = "self"
+MIXED = "mixed"
 
 
 class Calibration(BaseModel):
@@ -25,7 +30,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = "mixed"
+    source: str = MIXED
     rows: int = Field(default=72, ge=1)
     row_tokens: int = Field(default=256, ge=16)
     steps: int = Field(default=60, ge=1)
@@ -134,6 +139,34 @@ def change(options: Quantization, text: str) -> Quantization:
     if problems:
         raise RecipeError(f"quantization '{text}' is wrong", problems=problems)
     return changed
+
+
+def check_sources(options: Mapping[str, Quantization]) -> None:
+    """Raise if calibration text that is needed cannot be read: before the work, not amid it.
+
+    Args:
+        options: What is quantized, in words, to how.
+
+    Raises:
+        RecipeError: With every text.
+    """
+    problems = []
+    for what, one in options.items():
+        source = one.calibration.source
+        if not one.needs_text or source in {SELF, MIXED}:
+            continue
+        try:
+            Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            problems.append(f"{what}: calibration.source: no such file '{source}'")
+        except (OSError, UnicodeDecodeError) as err:
+            problems.append(f"{what}: calibration.source '{source}': {err}")
+    if problems:
+        raise RecipeError(
+            "calibration text cannot be read",
+            problems=problems,
+            hint=f"Name a UTF-8 text file, `{MIXED}`, or `{SELF}` for text that the base samples.",
+        )
 
 
 def _value(text: str) -> object:
