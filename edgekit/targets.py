@@ -26,7 +26,7 @@ EXTENDS = "extends"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AdapterSupport(_Section):
@@ -107,7 +107,7 @@ class TargetProfile(_Section):
         requires: Package name to a version prefix, checked when the bundle opens.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)  # so that defaults meet the rules, too
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str

@@ -18,6 +18,7 @@ _EXPECTED = {
     "too_short": "{min_length} or more of them",
     "string_pattern_mismatch": "text that matches {pattern}",
     "finite_number": "a finite number",
+    "invalid_key": "text as a key",
 }
 # The same by the beginning of a type: bool_type, bool_parsing …
 _EXPECTED_KINDS = {
@@ -34,6 +35,7 @@ _EXPECTED_KINDS = {
 }
 # Pydantic names the branch of a union in the path of an error; people did not type that.
 _UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool")
+_KEY_TAG = "[key]"  # stands behind a mapping's key that is at fault itself
 
 
 def problems_of(error: ValidationError, kind: type[BaseModel]) -> list[str]:
@@ -56,7 +58,7 @@ def show_value(value: object) -> str:
 
 def _describe(error: ErrorDetails, kind: type[BaseModel]) -> Iterator[str]:
     location = error["loc"]
-    path = ".".join(str(part) for part in location if part not in _UNION_TAGS)
+    path = ".".join(str(part) for part in location if part not in (*_UNION_TAGS, _KEY_TAG))
     where = f"{path}: " if path else ""
     got = show_value(error["input"])
     if error["type"] == "extra_forbidden":
@@ -78,6 +80,8 @@ def _describe(error: ErrorDetails, kind: type[BaseModel]) -> Iterator[str]:
 
 def _expected(error: ErrorDetails) -> str | None:
     context = error.get("ctx", {})
+    if error["loc"][-1:] == (_KEY_TAG,):
+        return _EXPECTED["invalid_key"]
     if form := _EXPECTED.get(error["type"]):
         expected = form.format(**{key: _without_point(value) for key, value in context.items()})
         return expected.lower() if expected in {"True", "False"} else expected
@@ -90,7 +94,9 @@ def _without_point(value: object) -> object:
 
 def _is_number_for_text(error: ErrorDetails) -> bool:
     """Whether YAML read something else where text is wanted, such as a version."""
-    return error["type"] == "string_type" and isinstance(error["input"], int | float)
+    return error["type"] in {"string_type", "invalid_key"} and isinstance(
+        error["input"], int | float
+    )
 
 
 def _guess(error: ErrorDetails) -> str:

@@ -88,6 +88,15 @@ def test_an_own_profile_is_loaded_by_its_path(tmp_path: Path) -> None:
             ("  exact_min_top1: 0.999", "  exact_min_top1: most"),
             "parity.exact_min_top1: expected a number, got 'most'",
         ),
+        (
+            ("  max_nll_increase: null", "  max_nll_increase: .nan"),
+            "parity.max_nll_increase: expected a finite",
+        ),
+        (
+            ("^packages:", "packages:\n  1: x"),
+            "packages.1: expected text as a key, got 1 (put it in",
+        ),
+        (("^name: cpu", "1: cpu"), "1: expected text as a key, got 1 (put it in quotes)"),
         (("^precision: int4", "precision: null"), "precision: expected 'int4' or 'int8', got null"),
         (("^description: .*$", ""), "description: missing"),
     ],

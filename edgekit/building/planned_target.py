@@ -159,8 +159,8 @@ class Planner:
         base, options = self._inputs.base, profile.quantization
         if base.is_prebuilt or not options.needs_text:
             return [], 0.0
-        if is_intact(export_path(base, profile)):
-            return [], 0.0  # they are in the export already
+        if is_intact(export_path(base, profile)) and not self._parity:
+            return [], 0.0  # they are in the export; only the gate compares with them
         path = quantized_path(base, options)
         if earlier := self._earlier(("calibrated", path.name), profile):
             return [f"calibrate: the weights of '{earlier}'"], 0.0

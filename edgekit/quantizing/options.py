@@ -122,7 +122,7 @@ def change(options: Quantization, text: str) -> Quantization:
     problems = []
     for pair in text.split(","):
         key, separator, value = (part.strip() for part in pair.partition("="))
-        if not separator:
+        if not separator or not key:
             problems.append(f"'{pair}': expected KEY=VALUE, such as tier=fast")
         elif key.startswith("calibration."):
             changes["calibration"] = calibration

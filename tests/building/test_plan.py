@@ -8,11 +8,12 @@ import pytest
 from edgekit.bases import default_cache_dir, resolve_base
 from edgekit.building.base_shape import shape_of
 from edgekit.building.build import build
+from edgekit.building.export import export_base
 from edgekit.building.plan import plan_build
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.cli import main
 from edgekit.quantizing.options import change
-from edgekit.quantizing.quantize import quantize_base
+from edgekit.quantizing.quantize import quantize_base, quantized_path
 from edgekit.target_checks import check_target
 from edgekit.targets import load_target
 
@@ -141,13 +142,14 @@ def test_the_plan_fits_a_narrow_terminal(
 
 
 def test_calibration_is_a_step_that_is_done_once(tiny_base: Path, tmp_path: Path) -> None:
-    def planned(*targets: str, rows: int = 72) -> list[list[str]]:
+    def planned(*targets: str, rows: int = 72, parity: bool = True) -> list[list[str]]:
         plan = plan_build(
             name="p",
             base=str(tiny_base),
             output=tmp_path / "b",
             targets=targets,
             quantization=f"algorithm=gptq,calibration.rows={rows},calibration.row_tokens=32",
+            parity=parity,
         )
         calibrate = "calibrate: "
         return [[step for step in one.steps if calibrate in step] for one in plan.targets]
@@ -160,8 +162,14 @@ def test_calibration_is_a_step_that_is_done_once(tiny_base: Path, tmp_path: Path
         load_target("cpu").quantization,
         "algorithm=gptq,calibration.rows=8,calibration.row_tokens=32",
     )
-    quantize_base(resolve_base(str(tiny_base)), options)
+    base = resolve_base(str(tiny_base))
+    quantize_base(base, options)
     assert planned("cpu", rows=8) == [["calibrate: weights from the cache"]]
+    export_base(base, load_target("cpu").model_copy(update={"quantization": options}))
+    assert planned("cpu", rows=8, parity=False) == [[]]
+    # The gate compares with them, so it would make them again.
+    quantized_path(base, options).unlink()
+    assert planned("cpu", rows=8)[0][0].startswith("calibrate: gptq")
 
 
 def test_calibration_takes_time_by_the_bases_size(tiny_base: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_persons_own_text_is_used_and_refused_where_too_short(base: Base, tmp_
 
 def test_every_wrong_option_is_named() -> None:
     wrong = (
-        "blok_size=32,bits=5,fast,eight_bit_budget=2,tier=qualty,is_symmetric=false,"
+        "blok_size=32,bits=5,fast,=3,eight_bit_budget=2,tier=qualty,is_symmetric=false,"
         "embedding=maybe,calibration.rows=many,calibration.row=3"
     )
     with pytest.raises(RecipeError) as caught:
@@ -172,6 +172,7 @@ def test_every_wrong_option_is_named() -> None:
     assert problems[0].startswith("blok_size: unknown key; did you mean 'block_size'")
     assert problems[1:-1] == (
         "'fast': expected KEY=VALUE, such as tier=fast",
+        "'=3': expected KEY=VALUE, such as tier=fast",
         "tier: expected 'fast', 'default' or 'quality', got 'qualty'; did you mean 'quality'?",
         "bits: expected 4 or 8, got 5",
         "eight_bit_budget: expected 1 or less, got 2",
