@@ -29,6 +29,7 @@ from edgekit.building.comparing import (
 )
 from edgekit.building.dequantize import quantized_weights
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures, raise_breaches
+from edgekit.building.passes import has_float32_norms
 from edgekit.building.reference import torch_reference
 from edgekit.building.sessions import open_sessions
 from edgekit.building.tokenizing import compare_tokenizing
@@ -109,12 +110,13 @@ def check_parity(
                 for name, rows in tokens.items()
                 if name not in on_device
             }
-            weights = quantized_weights(load_graph(target / "score.onnx"), contract)
+            scoring = load_graph(target / "score.onnx")
+            weights = quantized_weights(scoring, contract)
             if check_base:
                 breaches += compare_weights(reference, weights, bounds, quantized)
             reference.replace_weights({name: weight.values for name, weight in weights.items()})
             if contract.dtype == "float16":
-                reference.round_to_float16(keep=weights)
+                reference.round_to_float16(keep=weights, norms=not has_float32_norms(scoring))
             for name, rows in tokens.items():
                 on_message(f"parity: {f'adapter {name!r}' if name else 'the base'}")
                 onnx = adapters[name].onnx if name else None

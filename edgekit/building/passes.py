@@ -47,6 +47,14 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
+def has_float32_norms(model: ir.Model) -> bool:
+    """Whether the weights of norms are float32, as the builder leaves Gemma 2's and 3's."""
+    return any(
+        "norm" in name and value.dtype == ir.DataType.FLOAT
+        for name, value in model.graph.initializers.items()
+    )
+
+
 def widen_to_float32(model: ir.Model) -> None:
     """Make float32 of everything that is float16, in place: values, weights, casts.
 

@@ -48,21 +48,25 @@ class TorchReference:
         """Compute with these base weights from here on."""
         replace_weights(self._model, weights)
 
-    def round_to_float16(self, *, keep: Collection[str]) -> None:
+    def round_to_float16(self, *, keep: Collection[str], norms: bool = True) -> None:
         """Round what a float16 graph holds in float16: adapters, norms, biases, rope tables.
 
-        B is rounded with its scale, as it is converted.
+        B is rounded with its scale, as it is converted; Gemma's norms with the 1 that they add.
 
         Args:
             keep: Names of the base's weights that are what the graph has already.
+            norms: Whether the graph holds norms in float16; Gemma 2's and 3's are float32.
         """
         import torch
         from peft.tuners.lora import LoraLayer
 
         with torch.no_grad():
+            adds_one = self._model.config.model_type.startswith("gemma")
             for name, parameter in _parameters(self._model).items():
-                if "lora_" not in name and name not in keep:
-                    parameter.copy_(parameter.half())
+                if "lora_" in name or name in keep or ("norm" in name and not norms):
+                    continue
+                offset = 1.0 if "norm" in name and adds_one else 0.0
+                parameter.copy_((parameter + offset).half().float() - offset)
             for module in self._model.modules():
                 if type(module).__name__.endswith("RotaryEmbedding"):
                     module.register_forward_hook(_rounded_tables)
