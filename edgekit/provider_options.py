@@ -83,16 +83,14 @@ PROVIDER_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 # What genai's configuration takes beside the entries of ONNX Runtime, which have a dot
-# (session.…, ep.…, memory.…).
-SESSION_OPTIONS: Final = frozenset(
-    {
-        "enable_cpu_mem_arena",
-        "enable_mem_pattern",
-        "enable_profiling",
-        "graph_optimization_level",
-        "inter_op_num_threads",
-        "intra_op_num_threads",
-        "log_id",
-        "log_severity_level",
-    }
-)
+# (session.…, ep.…, memory.…) and are text.
+SESSION_OPTIONS: Final[Mapping[str, type[bool] | type[int] | type[str]]] = {
+    "enable_cpu_mem_arena": bool,
+    "enable_mem_pattern": bool,
+    "enable_profiling": str,
+    "graph_optimization_level": str,
+    "inter_op_num_threads": int,
+    "intra_op_num_threads": int,
+    "log_id": str,
+    "log_severity_level": int,
+}

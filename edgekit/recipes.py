@@ -7,7 +7,7 @@ working directory.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,11 +19,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from edgekit.errors import RecipeError
 from edgekit.recipe_files import apply_overrides, read_yaml
 from edgekit.templates import template_fields
+from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 Task = Literal["classification", "extraction", "generation", "summarization", "chat"]
@@ -47,7 +47,7 @@ def _check_validation(value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(
-            "should be a share from 0 to below 1, a file, or a slice such as train[90%:]"
+            "expected a share from 0 to below 1, a file, or a slice such as train[90%:]"
         )
     return float(value)
 
@@ -57,7 +57,7 @@ def _check_modules(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise ValueError("should be all-linear, a list of module names, or a regular expression")
+    raise ValueError("expected all-linear, a list of module names, or a regular expression")
 
 
 class MessageTemplate(_Typed):
@@ -320,46 +320,4 @@ def parse_recipe(values: dict[str, Any], kind: type[Recipe], *, where: str = "re
     try:
         return kind.model_validate(values)
     except ValidationError as err:
-        errors = err.errors(include_url=False)
-        problems = [_describe(error, kind) for error in errors if not _is_other_branch(error)]
-        raise RecipeError(f"{where} cannot be used", problems=problems) from err
-
-
-def _describe(error: ErrorDetails, kind: type[BaseModel]) -> str:
-    """One pydantic error as ``dotted.path: what is wrong``."""
-    location = error["loc"]
-    path = ".".join(str(part) for part in location if part not in _UNION_TAGS) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(kind, location[:-1])
-        return f"{path}: unknown key; {nearest(str(location[-1]), known)}"
-    if error["type"] == "missing":
-        return f"{path}: missing"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "value_error" and isinstance(error["input"], dict):
-        return f"{path}: {message}"
-    quote = " (put it in quotes)" if error["type"] == "string_type" else ""
-    return f"{path}: {message}, got {error['input']!r}{quote}"
-
-
-# Pydantic names the branch of a union in the path of an error; people did not type that.
-_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool")
-
-
-def _is_other_branch(error: ErrorDetails) -> bool:
-    """Whether this is the complaint that a list of messages is no column name."""
-    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list)
-
-
-def _known_keys(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys of the model that lies at a location."""
-    for part in location:
-        field = kind.model_fields.get(str(part))
-        if field is not None:
-            kind = next(iter(_models_in(field.annotation)), kind)
-    return list(kind.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+        raise RecipeError(f"{where} cannot be used", problems=problems_of(err, kind)) from err

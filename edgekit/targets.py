@@ -1,15 +1,24 @@
 """Target profiles: one declarative YAML file per kind of device, in ``targets/``."""
 
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from edgekit.errors import RecipeError
-from edgekit.provider_options import PROVIDER_OPTIONS, SESSION_OPTIONS
+from edgekit.provider_options import PROVIDER_OPTIONS
 from edgekit.quantizing.options import Quantization
 from edgekit.recipe_files import read_yaml
+from edgekit.target_rules import misfits
+from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 _HERE = Path(__file__).resolve().parent
@@ -17,7 +26,7 @@ EXTENDS = "extends"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AdapterSupport(_Section):
@@ -98,11 +107,13 @@ class TargetProfile(_Section):
         requires: Package name to a version prefix, checked when the bundle opens.
     """
 
+    model_config = ConfigDict(validate_default=True)  # so that defaults meet the rules, too
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str
     execution_provider: str
     provider_options: dict[str, str | None] = {}
-    session_options: dict[str, str | int | bool] = {}
+    session_options: dict[str, SkipValidation[str | int | bool]] = {}
     packages: dict[str, str | None]
     builder: Literal["cpu", "cuda", "dml", "webgpu", "static"]
     precision: Literal["int4", "int8"]
@@ -121,78 +132,19 @@ class TargetProfile(_Section):
     def _provider_is_known(cls, name: str) -> str:
         return _known_provider(name)
 
-    @field_validator("session_options")
-    @classmethod
-    def _session_options_are_known(cls, options: dict[str, Any]) -> dict[str, Any]:
-        wrong = [name for name in options if "." not in name and name not in SESSION_OPTIONS]
-        if wrong:
-            raise ValueError("; ".join(f"no '{n}': {nearest(n, SESSION_OPTIONS)}" for n in wrong))
-        return options
-
     @field_validator("provider_options", "packages")
     @classmethod
     def _without_null(cls, values: dict[str, str | None]) -> dict[str, str]:
         """A null stands for an inherited entry that does not hold here."""
         return {key: value for key, value in values.items() if value is not None}
 
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        known = PROVIDER_OPTIONS[self.execution_provider]
-        problems = [
-            f"provider_options.{name}: {self.execution_provider} has no such option; "
-            f"{nearest(name, known)}"
-            for name in self.provider_options
-            if name not in known
-        ]
-        if self.builder in {"cuda", "dml"} and self.io_dtype != "float16":
-            problems.append(f"io_dtype: builder '{self.builder}' makes float16, got float32")
-        if self.builder == "cpu" and self.io_dtype != "float32":
-            problems.append("io_dtype: builder 'cpu' makes float32, got float16")
-        if self.builder != "static" and self.precision != "int4":
-            problems.append(
-                f"precision: builder '{self.builder}' takes int4, got {self.precision}; "
-                "set quantization.bits"
-            )
-        if (self.builder == "static") != (self.adapters.mechanism == "static_inputs"):
-            problems.append(
-                f"adapters.mechanism: builder 'static' and static_inputs go together, got builder "
-                f"'{self.builder}' and {self.adapters.mechanism}"
-            )
-        problems += self._static_problems()
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
-    def _static_problems(self) -> list[str]:
-        """What does not go with static graphs, or goes with nothing else."""
-        problems = []
-        if (self.builder == "static") != (self.static is not None):
-            problems.append(
-                f"static: builder 'static' and this section go together, got builder "
-                f"'{self.builder}' and {'no section' if self.static is None else 'the section'}"
-            )
-        if self.builder != "static":
-            return problems
-        if self.execution_provider not in {"QNNExecutionProvider", "CPUExecutionProvider"}:
-            problems.append(
-                "execution_provider: static graphs run on QNNExecutionProvider or, for a look, on "
-                f"CPUExecutionProvider, got {self.execution_provider}"
-            )
-        if self.session_options:
-            problems.append("session_options: static graphs take none")
-        if self.quantization.algorithm not in {"default", "rtn"}:
-            problems.append(
-                "quantization.algorithm: static graphs are rounded to nearest (rtn), "
-                f"got {self.quantization.algorithm}"
-            )
-        if self.quantization.eight_bit or self.quantization.eight_bit_budget:
-            problems.append(
-                "quantization.eight_bit: static graphs have the same bits in every layer; "
-                "set quantization.bits"
-            )
-        if self.io_dtype != "float16":
-            problems.append(f"io_dtype: builder 'static' makes float16, got {self.io_dtype}")
-        return problems
+    @field_validator("*")
+    @classmethod
+    def _note_valid(cls, value: Any, info: ValidationInfo) -> Any:
+        """What is valid by itself is noted for the rules between fields, see ``_load``."""
+        if info.context is not None and info.field_name is not None:
+            info.context[info.field_name] = value
+        return value
 
 
 def targets_dir() -> Path:
@@ -244,27 +196,30 @@ def profile_schema() -> dict[str, Any]:
         "type": "string",
         "description": "Profile that gives every key that is not in this file: name or path.",
     }
-    required = schema.pop("required")
+    required = [key for key in schema.pop("required") if key != "name"]  # the file's, if need be
     schema["anyOf"] = [{"required": [EXTENDS]}, {"required": required}]
     return schema
 
 
 def _load(path: Path) -> TargetProfile:
-    where = f"target profile '{path}'"
-    data = _merged(path, ())
+    valid: dict[str, Any] = {}
+    problems: list[str] = []
     try:
-        return TargetProfile.model_validate(data)
+        profile = TargetProfile.model_validate(_merged(path, ()), context=valid)
     except ValidationError as err:
-        problems = [line for error in err.errors(include_url=False) for line in _describe(error)]
-        raise RecipeError(f"{where} is wrong", problems=problems) from err
+        problems = problems_of(err, TargetProfile)
+    problems += misfits(valid)
+    if problems:
+        raise RecipeError(f"target profile '{path}' is wrong", problems=problems)
+    return profile
 
 
 def _merged(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    """A profile's keys over those of what it extends."""
+    """A profile's keys over those of what it extends; the file's name where it says none."""
     if path.resolve() in children:
         chain = " extends ".join(str(child) for child in (*children, path.resolve()))
         raise RecipeError(f"target profile '{path}' extends itself", problems=[chain])
-    data = read_yaml(path, what="target profile")
+    data = {"name": path.stem} | read_yaml(path, what="target profile")
     if EXTENDS not in data:
         return data
     parent = data.pop(EXTENDS)
@@ -294,22 +249,3 @@ def _known_provider(name: str) -> str:
     if name not in PROVIDER_OPTIONS:
         raise ValueError(f"no such execution provider; {nearest(name, PROVIDER_OPTIONS)}")
     return name
-
-
-def _describe(error: ErrorDetails) -> list[str]:
-    """A problem as ``dotted.key: what is wrong``, with the nearest key where one is unknown."""
-    location = [str(part) for part in error["loc"]]
-    where = ".".join(location) or "profile"
-    if error["type"] == "missing":
-        return [f"{where}: missing"]
-    if error["type"] == "value_error":
-        lines = str(error["ctx"]["error"]).splitlines()
-        return [f"{where}: {line}, got {error['input']!r}" for line in lines] if location else lines
-    if error["type"] != "extra_forbidden":
-        return [f"{where}: {error['msg']}, got {error['input']!r}"]
-    section: type[BaseModel] = TargetProfile
-    for part in location[:-1]:
-        annotation = section.model_fields[part].annotation
-        # `Section | None` has its section first.
-        section = annotation if isinstance(annotation, type) else get_args(annotation)[0]
-    return [f"{where}: unknown key; {nearest(location[-1], section.model_fields)}"]

@@ -110,13 +110,13 @@ def test_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
 def test_every_problem_is_told_at_once_with_the_nearest_name() -> None:
     wrong = values(metod="lora", task="classificaton", seed="x", lora={"r": 0, "lora_alpa": 1})
     assert problems_of(wrong) == (
-        "task: should be 'classification', 'extraction', 'generation', 'summarization' or 'chat', "
-        "got 'classificaton'",
-        "lora.r: should be greater than or equal to 1, got 0",
+        "task: expected 'classification', 'extraction', 'generation', 'summarization' or 'chat', "
+        "got 'classificaton'; did you mean 'classification'?",
+        "lora.r: expected 1 or more, got 0",
         "lora.lora_alpa: unknown key; did you mean 'lora_alpha' or 'lora_dropout'? known: "
         "alpha_pattern, exclude_modules, init_lora_weights, layers_pattern, layers_to_transform, "
         "lora_alpha, lora_dropout, r, rank_pattern, target_modules, use_rslora",
-        "seed: should be a valid integer, unable to parse string as an integer, got 'x'",
+        "seed: expected a whole number, got 'x'",
         "metod: unknown key; did you mean 'method' or 'metrics'? known: base, data, license, "
         "lora, method, metrics, output, seed, task, training, weights",
     )
@@ -179,7 +179,7 @@ def test_a_recipe_without_keys_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_version_that_yaml_reads_as_a_number_says_to_quote_it() -> None:
     wrong = {"name": "n", "base": "b", "output": "o", "version": 1.2}
     assert problems_of(wrong, BundleRecipe) == (
-        "version: should be a valid string, got 1.2 (put it in quotes)",
+        "version: expected text, got 1.2 (put it in quotes)",
     )
 
 
@@ -203,7 +203,8 @@ def test_a_version_that_yaml_reads_as_a_number_says_to_quote_it() -> None:
         ),
         (
             {"messages": [{"role": "usr", "content": "{a}"}]},
-            "data.messages.0.role: should be 'system', 'user' or 'assistant', got 'usr'",
+            "data.messages.0.role: expected 'system', 'user' or 'assistant', got 'usr'; "
+            "did you mean 'user'?",
         ),
         (
             {"text_template": "{a"},
@@ -212,7 +213,7 @@ def test_a_version_that_yaml_reads_as_a_number_says_to_quote_it() -> None:
         ),
         (
             {"text_template": "{a}", "validation": 1.5},
-            "data.validation: should be a share from 0 to below 1, a file, or a slice such as "
+            "data.validation: expected a share from 0 to below 1, a file, or a slice such as "
             "train[90%:], got 1.5",
         ),
     ],

@@ -70,10 +70,34 @@ def test_an_own_profile_is_loaded_by_its_path(tmp_path: Path) -> None:
         ),
         (
             ("  max_rank: 256", "  max_rank: 0"),
-            "adapters.max_rank: Input should be greater than or",
+            "adapters.max_rank: expected 1 or more, got 0",
         ),
-        (("^name: cpu", "name: ../up"), "name: String should match pattern"),
-        (("  bits: 4", "  bits: 3"), "quantization.bits: Input should be 4 or 8, got 3"),
+        (("^name: cpu", "name: ../up"), "name: expected text that matches ^[A-Za-z0-9]"),
+        (("  bits: 4", "  bits: 3"), "quantization.bits: expected 4 or 8, got 3"),
+        (
+            ("  algorithm: default", "  algorithm: gptk"),
+            "quantization.algorithm: expected 'default', 'rtn', 'k_quant', 'gptq' or 'tuned', "
+            "got 'gptk'; did you mean 'gptq'?",
+        ),
+        (
+            ("  is_symmetric: true", "  is_symmetric: false"),
+            "quantization.is_symmetric: expected true, got false",
+        ),
+        (("  embedding: true", "  embedding: maybe"), "quantization.embedding: expected true or"),
+        (
+            ("  exact_min_top1: 0.999", "  exact_min_top1: most"),
+            "parity.exact_min_top1: expected a number, got 'most'",
+        ),
+        (
+            ("  max_nll_increase: null", "  max_nll_increase: .nan"),
+            "parity.max_nll_increase: expected a finite",
+        ),
+        (
+            ("^packages:", "packages:\n  1: x"),
+            "packages.1: expected text as a key, got 1 (put it in",
+        ),
+        (("^name: cpu", "1: cpu"), "1: expected text as a key, got 1 (put it in quotes)"),
+        (("^precision: int4", "precision: null"), "precision: expected 'int4' or 'int8', got null"),
         (("^description: .*$", ""), "description: missing"),
     ],
     ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
@@ -89,6 +113,16 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
         "quantization.bits",
         "context_length",
         "context",
+    ]
+
+
+def test_problems_of_fields_and_between_fields_come_together(tmp_path: Path) -> None:
+    text = "extends: cuda\nname: own\ncontext_length: 9\nbuilder: cpu\nprovider_options: {x: '1'}\n"
+    found = refusal(extending(tmp_path, "own.yaml", text))
+    assert [problem.partition(":")[0] for problem in found] == [
+        "context_length",
+        "provider_options.x",
+        "io_dtype",
     ]
 
 
@@ -137,6 +171,16 @@ def test_a_profile_extends_another_section_by_section(tmp_path: Path) -> None:
     profile, cpu = load_target(str(path)), load_target("cpu")
     changed = cpu.quantization.model_copy(update={"block_size": 64})
     assert profile == cpu.model_copy(update={"name": "own", "quantization": changed})
+
+
+def test_a_profile_without_a_name_has_its_files(tmp_path: Path) -> None:
+    assert load_target(str(extending(tmp_path, "watch.yaml", "extends: cpu\n"))).name == "watch"
+    extending(tmp_path, "house.yaml", "extends: cuda\nname: house\n")
+    assert load_target(str(extending(tmp_path, "car.yaml", "extends: house.yaml\n"))).name == "car"
+    whole = own(tmp_path, ("^name: cpu", ""))
+    assert load_target(str(whole)).name == "own"
+    (wrong,) = refusal(extending(tmp_path, "my watch.yaml", "extends: cpu\n"))
+    assert wrong.startswith("name: expected text that matches ^[A-Za-z0-9]")
 
 
 def test_what_is_extended_may_extend_and_is_found_beside_the_file(tmp_path: Path) -> None:
@@ -202,7 +246,27 @@ def test_a_profile_that_extends_nothing(text: str, message: str, tmp_path: Path)
         ),
         (
             "session_options: {intra_op_threads: 2}",
-            "session_options: no 'intra_op_threads': did you mean 'intra_op_num_threads'",
+            "session_options.intra_op_threads: no such option; did you mean 'intra_op_num_threads'",
+        ),
+        (
+            "session_options: {intra_op_num_threads: many}",
+            "session_options.intra_op_num_threads: expected a whole number, got 'many'",
+        ),
+        (
+            "session_options: {inter_op_num_threads: true}",
+            "session_options.inter_op_num_threads: expected a whole number, got true",
+        ),
+        (
+            "session_options: {enable_mem_pattern: 1}",
+            "session_options.enable_mem_pattern: expected true or false, got 1",
+        ),
+        (
+            "session_options: {session.intra_op.allow_spinning: 0}",
+            "session_options.session.intra_op.allow_spinning: expected text, got 0 (put it in",
+        ),
+        (
+            "provider_options: {device_id: 0}",
+            "provider_options.device_id: expected text, got 0 (put it in quotes)",
         ),
         ("io_dtype: float32", "io_dtype: builder 'cuda' makes float16, got float32"),
         ("builder: cpu", "io_dtype: builder 'cpu' makes float32, got float16"),
@@ -211,7 +275,7 @@ def test_a_profile_that_extends_nothing(text: str, message: str, tmp_path: Path)
             "adapters.mechanism: builder 'static' and static_inputs go together, got builder "
             "'cuda' and static_inputs",
         ),
-        ("adapters: {empty_rank: 2}", "adapters.empty_rank: Input should be 0 or 1"),
+        ("adapters: {empty_rank: 2}", "adapters.empty_rank: expected 0 or 1, got 2"),
     ],
     ids=lambda text: text.partition(":")[0],
 )
@@ -240,7 +304,7 @@ def test_the_schema_knows_every_key_that_a_profile_may_have() -> None:
     assert schema["additionalProperties"] is False
     complete = next(way["required"] for way in schema["anyOf"] if way["required"] != ["extends"])
     required = {name for name, key in TargetProfile.model_fields.items() if key.is_required()}
-    assert set(complete) == required
+    assert set(complete) == required - {"name"}  # the file's, where the profile says none
     for path in SHIPPED:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert set(values) <= set(schema["properties"])

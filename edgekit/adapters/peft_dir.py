@@ -89,6 +89,7 @@ def read_peft_adapter(
     *,
     name: str,
     max_rank: int,
+    target: str = "",
     assume_base: bool = False,
     shapes: Shapes | None = None,
 ) -> PeftAdapter:
@@ -99,6 +100,7 @@ def read_peft_adapter(
         base: The base that it must fit.
         name: What messages call it.
         max_rank: Largest rank that the target takes.
+        target: What messages call the target; nothing where there is none.
         assume_base: Accept an adapter whose recorded base name contradicts.
         shapes: Shape (out, in) of each of the base's decoder linears, by module path; read from
             its weight files by default.
@@ -116,18 +118,26 @@ def read_peft_adapter(
     record = _read_json(path / RECORD_FILE, problems) if (path / RECORD_FILE).exists() else {}
     tensors = _read_tensors(path / WEIGHTS_FILE, problems)
     modules: dict[str, LoraPair] = {}
+    is_too_large = False
     if config is not None:
         problems += config_problems(config)
         problems += record_problems(record or {})
         problems += binding_problems(config, record or {}, base, assume_base=assume_base)
         shapes = base_linear_shapes(base.path) if shapes is None else shapes
-        modules = _modules(config, tensors, shapes, max_rank, problems)
+        modules = _modules(config, tensors, shapes, problems)
+        ranks = (a.shape[0] for key, a in tensors.items() if ".lora_A." in key and a.ndim == 2)
+        largest = max(ranks, default=0)
+        if is_too_large := largest > max_rank:
+            taker = f"target '{target}'" if target else "the base"
+            problems.append(
+                f"adapter '{name}' has rank {largest}, {taker} takes at most {max_rank}"
+            )
     if problems or config is None or record is None:
         raise PeftAdapterError(
             f"adapter '{name}' does not fit base '{base.name}'",
             problems=problems,
             hint=_HIGH_RANK
-            if all("max_rank" in problem for problem in problems)
+            if is_too_large and len(problems) == 1
             else "Retrain it against this base, or choose another base in the recipe.",
         )
     return PeftAdapter(
@@ -215,7 +225,6 @@ def _modules(
     config: Mapping[str, Any],
     tensors: Mapping[str, Array],
     shapes: Shapes,
-    max_rank: int,
     problems: list[str],
 ) -> dict[str, LoraPair]:
     """Match A with B for every module, check the shapes, fold the scaling into B."""
@@ -235,7 +244,7 @@ def _modules(
         return {}
     pairs: dict[str, LoraPair] = {}
     for module, found in sorted(halves.items()):
-        if wrong := _pair_problems(module, found, config, shapes[module], max_rank):
+        if wrong := _pair_problems(module, found, config, shapes[module]):
             problems += wrong
         else:
             scaled = found["B"] * np.float32(_scaling(module, config))
@@ -248,7 +257,6 @@ def _pair_problems(
     halves: Mapping[str, Array],
     config: Mapping[str, Any],
     shape: tuple[int, int],
-    max_rank: int,
 ) -> list[str]:
     """Everything wrong with one module's A and B."""
     for half in "AB":
@@ -256,14 +264,11 @@ def _pair_problems(
             return [f"{module}.lora_{half}: missing, its other half is there"]
     out, into = shape
     r = _expected_r(module, config)
-    problems = [
+    return [
         f"{module}.lora_{half}: expected shape {expected}, got {halves[half].shape}"
         for half, expected in (("A", (r, into)), ("B", (out, r)))
         if halves[half].shape != expected
     ]
-    if r > max_rank:
-        problems.append(f"{module}: rank {r} is over the target's max_rank {max_rank}")
-    return problems
 
 
 def _expected_r(module: str, config: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from edgekit.bundling.adapters import AdapterSource
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import refuse_existing
 from edgekit.errors import BuildError, PeftAdapterError
-from edgekit.quantizing.options import change
+from edgekit.quantizing.options import change, check_sources
 from edgekit.targets import TargetProfile, load_target
 
 
@@ -56,6 +56,8 @@ def check_inputs(
     refuse_existing(output, overwrite=overwrite)
     check_names(name, adapters)
     profiles = load_profiles(targets, quantization, max_nll_increase)
+    if base_onnx is None:
+        check_sources({f"target '{one.name}'": one.quantization for one in profiles.values()})
     on_message(f"resolving the base '{base_onnx or base}'")
     origin = None
     if base_onnx is not None:
@@ -157,6 +159,7 @@ def read_adapters(
                 origin or base,
                 name=name,
                 max_rank=profile.adapters.max_rank,
+                target=profile.name,
                 assume_base=assume_base,
                 shapes=shapes,
             )

@@ -15,6 +15,7 @@ from edgekit.building.memory import (
     memory_need,
 )
 from edgekit.bundling.adapters import AdapterSource
+from edgekit.quantizing.quantize import quantized_path
 from edgekit.target_checks import TargetCheck, check_target, short_name
 from edgekit.targets import TargetProfile
 from edgekit_runtime.static_graph import QNN
@@ -31,6 +32,8 @@ _COMPILE_SECONDS_PER_WEIGHT = 1.0e-6
 _SIMULATOR_SECONDS_PER_WEIGHT = 12e-9  # and position
 _BASE_GATE_SECONDS_PER_WEIGHT = 0.41e-6
 _ADAPTER_GATE_SECONDS_PER_WEIGHT = 0.2e-6
+# Calibration took 4 minutes on two cores, with 72 rows of 256 tokens.
+_CALIBRATION_SECONDS_PER_WEIGHT = 190e-12  # and token
 # Three graphs of a target, for each decoder layer: 7 + 11 + 11 kB for SmolLM2.
 _GRAPH_BYTES_PER_LAYER = 29_000
 
@@ -101,6 +104,7 @@ class Planner:
         modules = [adapter.modules for adapter in self._inputs.adapters[profile.name].values()]
         weights = disk_bytes(self._shape, profile)
         export_step, export_seconds = self._export(profile)
+        calibration_steps, calibration_seconds = self._calibration(profile)
         store_step, new_weights = self._store(profile, weights)
         adapter_steps, new_adapters = self._adapters(profile)
         gate_step, gate_seconds = self._gate(profile, check, len(modules))
@@ -108,6 +112,7 @@ class Planner:
             name=profile.name,
             steps=(
                 export_step,
+                *calibration_steps,
                 f"sockets and {'two' if profile.builder == 'static' else 'three'} graphs; "
                 f"{store_step}",
                 *adapter_steps,
@@ -122,6 +127,7 @@ class Planner:
             memory_budget_bytes=profile.memory_budget_bytes,
             check=check,
             seconds=export_seconds
+            + calibration_seconds
             + _WRITE_SECONDS_PER_WEIGHT * self._shape.n_weights
             + gate_seconds,
         )
@@ -147,6 +153,24 @@ class Planner:
         if is_intact(path):
             return "int4 graph: from the cache", 0.0
         return "int4 graph: exported by the model builder", self._export_seconds()
+
+    def _calibration(self, profile: TargetProfile) -> tuple[list[str], float]:
+        """The step of weights that need calibration text, none for others."""
+        base, options = self._inputs.base, profile.quantization
+        if base.is_prebuilt or not options.needs_text:
+            return [], 0.0
+        if is_intact(export_path(base, profile)) and not self._parity:
+            return [], 0.0  # they are in the export; only the gate compares with them
+        path = quantized_path(base, options)
+        if earlier := self._earlier(("calibrated", path.name), profile):
+            return [f"calibrate: the weights of '{earlier}'"], 0.0
+        if path.is_file():
+            return ["calibrate: weights from the cache"], 0.0
+        rows, tokens = options.calibration.rows, options.calibration.row_tokens
+        seconds = _CALIBRATION_SECONDS_PER_WEIGHT * self._shape.n_weights * rows * tokens
+        how = options.algorithm if options.is_calibrated else "8 bits where they help most"
+        step = f"calibrate: {how}, {rows} rows of {tokens} tokens, {about(seconds)} on one core"
+        return [step], seconds
 
     def _store(self, profile: TargetProfile, weights: int) -> tuple[str, int]:
         """What becomes of a target's weights, and how many bytes of them are new."""
@@ -199,6 +223,13 @@ class Planner:
             per_weight += _SIMULATOR_SECONDS_PER_WEIGHT * positions
         seconds = per_weight * self._shape.n_weights
         return f"parity gate on {provider}: {what_is_checked}", seconds
+
+
+def about(seconds: float) -> str:
+    """A time in words, never more exact than an estimate is: tens of seconds, then minutes."""
+    if seconds < 90:
+        return f"about {max(10, round(seconds, -1)):.0f} s"
+    return f"about {seconds / 60:.0f} min"
 
 
 def _rounding(profile: TargetProfile) -> str:

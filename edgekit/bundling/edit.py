@@ -84,6 +84,7 @@ def add_adapter(
                 origin or resolved,
                 name=name,
                 max_rank=contract.max_rank,
+                target=target,
                 assume_base=assume_base,
                 shapes=linear_shapes(resolved),
             )

@@ -15,6 +15,7 @@ _NOT_COUNTED += "driver takes beside them is not counted."
 def show_plan(plan: "BuildPlan") -> None:
     """Print steps, sizes, memory and time of a build that was not done."""
     from edgekit.building.plan import TIMED_ON
+    from edgekit.building.planned_target import about
 
     screen = console()
     screen.print(f"{plan.name} of base {plan.base} -> {plan.output}", markup=False, soft_wrap=True)
@@ -22,13 +23,14 @@ def show_plan(plan: "BuildPlan") -> None:
         screen.print()
         _show_target(target)
     screen.print()
+    screen.print(_sizes_table(plan))
     screen.print(_memory_table(plan))
     if any(target.memory.runtime_bytes == 0 for target in plan.targets):
         screen.print(_NOT_COUNTED)
     screen.print(
         f"Bundle: at most {show_size(plan.bundle_bytes)}. This machine: "
         f"{show_size(plan.disk_bytes)} of disk, {show_size(plan.build_memory_bytes)} of memory, "
-        f"about {_duration(plan.seconds)} ({TIMED_ON})."
+        f"{about(plan.seconds)} ({TIMED_ON})."
     )
     screen.print("Nothing was built.")
 
@@ -47,14 +49,25 @@ def _show_target(target: "PlannedTarget") -> None:
         screen.print(f"  does not run here: {check.run_problem}", markup=False, soft_wrap=True)
 
 
+def _sizes_table(plan: "BuildPlan") -> object:
+    from edgekit.building.planned_target import about
+
+    numbers = ["weights", "adds to the bundle", "time"]
+    table = new_table("Sizes on the disk, time here", ["target", *numbers], numbers)
+    for target in plan.targets:
+        sizes = (target.weights_bytes, target.added_bytes)
+        time = about(target.seconds)
+        add_row(table, target.name, *(show_size(size) for size in sizes), time)
+    return table
+
+
 def _memory_table(plan: "BuildPlan") -> object:
-    numbers = ["weights", "adds", "memory", "of", "= weights", "cache", "adapters", "other", "time"]
-    table = new_table("Sizes on the disk, memory on the device", ["target", *numbers], numbers)
+    numbers = ["needs", "of", "weights", "cache", "adapters", "other"]
+    title = "Memory on the device: needed, of what the profile allows, for"
+    table = new_table(title, ["target", *numbers], numbers)
     for target in plan.targets:
         need = target.memory
         cells = (
-            target.weights_bytes,
-            target.added_bytes,
             need.total_bytes,
             target.memory_budget_bytes,
             need.weights_bytes,
@@ -62,13 +75,5 @@ def _memory_table(plan: "BuildPlan") -> object:
             need.adapter_bytes,
             need.activation_bytes + need.runtime_bytes,
         )
-        time = f"about {_duration(target.seconds)}"
-        add_row(table, target.name, *(show_size(size) for size in cells), time)
+        add_row(table, target.name, *(show_size(size) for size in cells))
     return table
-
-
-def _duration(seconds: float) -> str:
-    """Never more exact than the estimate is: tens of seconds, then minutes."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    return f"{seconds / 60:.0f} min"

@@ -45,14 +45,13 @@ def list_command(as_json: JsonOption = False) -> None:
             }
         )
         return
-    columns = ["target", "provider", "dtype", "context", "memory", "packages", "description"]
-    table = new_table(None, columns, right=["context", "memory"])
+    columns = ["target", "provider", "context", "memory", "packages", "description"]
+    table = new_table(None, columns, right=["context", "memory"], text="description")
     for name, profile in profiles.items():
         add_row(
             table,
             name,
             short_name(profile.execution_provider),
-            profile.io_dtype,
             f"{profile.context_length:,}",
             show_size(profile.memory_budget_bytes),
             packages_state(profile),

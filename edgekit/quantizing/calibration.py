@@ -20,11 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from edgekit.bases import Base
 from edgekit.errors import RecipeError
-from edgekit.quantizing.options import Calibration
+from edgekit.quantizing.options import MIXED, SELF, Calibration
 from edgekit_runtime.digests import sha256_of_bytes
 
-SELF = "self"
-MIXED = "mixed"
 _PROSE = Path(__file__).with_name("calibration_text.txt")
 # Between the texts of GPT-2, Qwen, Phi and SmolLM; an instruct model's "beginning of text" may be
 # the beginning of a chat turn instead.

@@ -1,13 +1,19 @@
 """What a person may choose about quantization, and the tiers that choose it for them."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit.errors import RecipeError
+from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 Tier = Literal["fast", "default", "quality"]
+# Calibration text that is no file.
+SELF = "self"
+MIXED = "mixed"
 
 
 class Calibration(BaseModel):
@@ -24,7 +30,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = "mixed"
+    source: str = MIXED
     rows: int = Field(default=72, ge=1)
     row_tokens: int = Field(default=256, ge=16)
     steps: int = Field(default=60, ge=1)
@@ -116,28 +122,55 @@ def change(options: Quantization, text: str) -> Quantization:
     problems = []
     for pair in text.split(","):
         key, separator, value = (part.strip() for part in pair.partition("="))
-        if not separator:
-            problems.append(f"'{pair}' is not KEY=VALUE")
+        if not separator or not key:
+            problems.append(f"'{pair}': expected KEY=VALUE, such as tier=fast")
         elif key.startswith("calibration."):
             changes["calibration"] = calibration
             calibration[key.removeprefix("calibration.")] = value
         elif key in Quantization.model_fields:
-            changes[key] = value.split("+") if key == "eight_bit" else _number(value)
+            changes[key] = value.split("+") if key == "eight_bit" else _value(value)
         else:
             problems.append(f"{key}: unknown key; {nearest(key, Quantization.model_fields)}")
     kept = options.model_dump(include=_OF_THE_TARGET - set(changes))
     try:
         changed = Quantization.model_validate(kept | changes)
     except ValidationError as err:
-        problems += [
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
-            for problem in err.errors(include_url=False)
-        ]
+        problems += problems_of(err, Quantization)
     if problems:
         raise RecipeError(f"quantization '{text}' is wrong", problems=problems)
     return changed
 
 
-def _number(text: str) -> object:
-    """Whole numbers as such: pydantic compares the values of a Literal with ``==``."""
+def check_sources(options: Mapping[str, Quantization]) -> None:
+    """Raise if calibration text that is needed cannot be read: before the work, not amid it.
+
+    Args:
+        options: What is quantized, in words, to how.
+
+    Raises:
+        RecipeError: With every text.
+    """
+    problems = []
+    for what, one in options.items():
+        source = one.calibration.source
+        if not one.needs_text or source in {SELF, MIXED}:
+            continue
+        try:
+            Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            problems.append(f"{what}: calibration.source: no such file '{source}'")
+        except (OSError, UnicodeDecodeError) as err:
+            problems.append(f"{what}: calibration.source '{source}': {err}")
+    if problems:
+        raise RecipeError(
+            "calibration text cannot be read",
+            problems=problems,
+            hint=f"Name a UTF-8 text file, `{MIXED}`, or `{SELF}` for text that the base samples.",
+        )
+
+
+def _value(text: str) -> object:
+    """Whole numbers and booleans as such: pydantic compares the values of a Literal with ``==``."""
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
     return int(text) if text.lstrip("-").isdigit() else text

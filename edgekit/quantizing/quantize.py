@@ -66,9 +66,9 @@ def quantize_base(
             bits.pop(EMBEDDING, None)  # it reads the head's bytes
         chosen = {name: width for name, width in bits.items() if every or width != 4}
         return _rounded(base, chosen, options)
-    directory = (cache_dir or default_cache_dir()) / "quantized"
+    file = quantized_path(base, options, cache_dir=cache_dir)
+    directory = file.parent
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"{_key(base, options)}.safetensors"
     with FileLock(file.with_suffix(".lock")):  # a second build of it waits for the first
         if file.is_file():
             on_message("quantized weights found in the cache")
@@ -76,6 +76,12 @@ def quantize_base(
         blocks = _calibrated(base, sizes, options, directory, on_message)
         _write(file, blocks)
     return blocks
+
+
+def quantized_path(base: Base, options: Quantization, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps weights that needed calibration text, there or not."""
+    directory = (cache_dir or default_cache_dir()) / "quantized"
+    return directory / f"{_key(base, options)}.safetensors"
 
 
 def _rounded(base: Base, bits: Mapping[str, int], options: Quantization) -> dict[str, Blocks]:

@@ -13,7 +13,7 @@ from edgekit.building.sessions import genai_model, greedy_generator
 from edgekit.building.target_dir import write_target
 from edgekit.building.weights import FOLDER, WeightStore
 from edgekit.errors import BuildError
-from edgekit.quantizing.options import change
+from edgekit.quantizing.options import change, check_sources
 from edgekit.quantizing.report import QuantizationFigures, compare_with_float
 from edgekit.targets import TargetProfile
 
@@ -96,6 +96,7 @@ def sweep(
         text: profile.model_copy(update={"quantization": change(profile.quantization, text)})
         for text in tries
     }
+    check_sources({text: changed.quantization for text, changed in profiles.items()})
     with tempfile.TemporaryDirectory(prefix="edgekit-sweep-") as temporary:
         targets, sizes = {}, {}
         for index, (text, changed) in enumerate(profiles.items()):

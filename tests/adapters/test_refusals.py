@@ -144,9 +144,17 @@ def test_a_module_that_the_config_does_not_target(adapter: Path, base: Base) -> 
 
 
 def test_a_rank_over_the_targets(adapter: Path, base: Base) -> None:
+    with pytest.raises(PeftAdapterError) as caught:
+        read_peft_adapter(adapter, base, name="legal", max_rank=3, target="watch")
+    assert caught.value.problems == ("adapter 'legal' has rank 4, target 'watch' takes at most 3",)
+    assert "adapters.max_rank" in caught.value.hint
+
+
+def test_a_rank_over_the_targets_stands_beside_other_problems(adapter: Path, base: Base) -> None:
+    set_config(adapter, r=2)
     found = problems(adapter, base, max_rank=3)
-    assert f"{Q0}: rank 4 is over the target's max_rank 3" in found
-    assert len(found) == 4
+    assert f"{Q0}.lora_A: expected shape (2, 64), got (4, 64)" in found
+    assert found[-1] == "adapter 'legal' has rank 4, the base takes at most 3"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from edgekit.building.sessions import float32_logits, open_sessions
 from edgekit.building.weights import load_graph
 from edgekit.bundling.adapters import AdapterSource, file_stems
 from edgekit.bundling.edit import add_adapter
+from edgekit.cli.build import print_report
 from edgekit_runtime import Bundle
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 from edgekit_runtime.errors import TargetError
@@ -46,6 +47,25 @@ def test_every_target_passes_the_gate_on_this_machine(report: BuildReport, targe
     verified = report.manifest.targets[target].verified_on
     assert verified is not None
     assert verified.startswith("CPUExecutionProvider onnxruntime ")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_tables_fit_the_terminal(
+    report: BuildReport,
+    columns: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_report(report)
+    *lines, _ = capsys.readouterr().out.splitlines()  # the last has the bundle's path
+    assert all(len(line) <= columns for line in lines)
+    assert not any("…" in line for line in lines)
+    adapters = [line.split()[0] for line in lines if line.startswith((" (base)", " alpha"))]
+    assert adapters == ["(base)", "alpha"] * len(report.parity)
+    for target in report.seconds:
+        (row,) = (line for line in lines if line.startswith(f" {target} "))
+        assert " MB " in row or " kB " in row
 
 
 def test_what_targets_share_lies_in_the_bundle_once(report: BuildReport) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from edgekit.building.inputs import BuildInputs, check_inputs, load_profiles
 from edgekit.bundling.adapters import AdapterSource
-from edgekit.errors import BuildError
+from edgekit.errors import BuildError, RecipeError
 
 
 def inputs_of(base: Path, output: Path, *targets: str, **adapters: AdapterSource) -> BuildInputs:
@@ -68,3 +68,19 @@ def test_other_quantization_leaves_static_graphs_as_their_profile_says() -> None
     assert profiles["cpu"].quantization.algorithm == "gptq"
     assert profiles["qnn"].quantization.bits == 8
     assert profiles["qnn"].quantization.algorithm == "rtn"
+
+
+def test_calibration_text_that_is_not_there_is_refused_first(tmp_path: Path) -> None:
+    """Even before the base is looked for: it may have to be fetched."""
+    gone, odd = tmp_path / "gone.txt", tmp_path / "odd.txt"
+    odd.write_bytes(b"\xff")
+    for name, source in (("first", gone), ("second", odd), ("third", gone)):
+        algorithm = "rtn" if name == "third" else "gptq"  # which reads none
+        text = f"{{algorithm: {algorithm}, calibration: {{source: {source}}}}}"
+        (tmp_path / f"{name}.yaml").write_text(f"extends: cpu\nquantization: {text}\n")
+    targets = [str(tmp_path / f"{name}.yaml") for name in ("first", "second", "third")]
+    with pytest.raises(RecipeError) as caught:
+        inputs_of(tmp_path / "no-base", tmp_path / "b", *targets)
+    first, second = caught.value.problems
+    assert first == f"target 'first': calibration.source: no such file '{gone}'"
+    assert second.startswith(f"target 'second': calibration.source '{odd}': 'utf-8' codec can't")

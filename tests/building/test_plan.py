@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.bases import default_cache_dir
+from edgekit.bases import default_cache_dir, resolve_base
+from edgekit.building.base_shape import shape_of
 from edgekit.building.build import build
+from edgekit.building.export import export_base
 from edgekit.building.plan import plan_build
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.cli import main
+from edgekit.quantizing.options import change
+from edgekit.quantizing.quantize import quantize_base, quantized_path
 from edgekit.target_checks import check_target
 from edgekit.targets import load_target
 
@@ -118,3 +122,62 @@ def test_the_command_writes_nothing(
     assert "target cuda\n  1. int4 graph: " in out
     assert out.rstrip().endswith("Nothing was built.")
     assert written() == before
+
+
+def test_the_plan_fits_a_narrow_terminal(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["--base", str(tiny_base), "-o", str(tmp_path / "b"), "--dry-run"]
+    assert main(["build", *asked, *(word for name in TARGETS for word in ("--target", name))]) == 0
+    _, tables = capsys.readouterr().out.split("\nSizes on the disk")
+    assert "…" not in tables
+    assert all(len(line) <= 80 for line in tables.splitlines())
+    # Each target has one line in each of two tables.
+    rows = [line.split()[0] for line in tables.splitlines() if line.strip()]
+    assert [word for word in rows if word in TARGETS] == [*TARGETS, *TARGETS]
+
+
+def test_calibration_is_a_step_that_is_done_once(tiny_base: Path, tmp_path: Path) -> None:
+    def planned(*targets: str, rows: int = 72, parity: bool = True) -> list[list[str]]:
+        plan = plan_build(
+            name="p",
+            base=str(tiny_base),
+            output=tmp_path / "b",
+            targets=targets,
+            quantization=f"algorithm=gptq,calibration.rows={rows},calibration.row_tokens=32",
+            parity=parity,
+        )
+        calibrate = "calibrate: "
+        return [[step for step in one.steps if calibrate in step] for one in plan.targets]
+
+    assert planned("cpu", "cuda") == [
+        ["calibrate: gptq, 72 rows of 32 tokens, about 10 s on one core"],
+        ["calibrate: the weights of 'cpu'"],
+    ]
+    options = change(
+        load_target("cpu").quantization,
+        "algorithm=gptq,calibration.rows=8,calibration.row_tokens=32",
+    )
+    base = resolve_base(str(tiny_base))
+    quantize_base(base, options)
+    assert planned("cpu", rows=8) == [["calibrate: weights from the cache"]]
+    export_base(base, load_target("cpu").model_copy(update={"quantization": options}))
+    assert planned("cpu", rows=8, parity=False) == [[]]
+    # The gate compares with them, so it would make them again.
+    quantized_path(base, options).unlink()
+    assert planned("cpu", rows=8)[0][0].startswith("calibrate: gptq")
+
+
+def test_calibration_takes_time_by_the_bases_size(tiny_base: Path, tmp_path: Path) -> None:
+    asked = {"name": "p", "base": str(tiny_base), "output": tmp_path / "b", "targets": ("cpu",)}
+    plain = plan_build(**asked)
+    calibrated = plan_build(**asked, quantization="algorithm=gptq,calibration.rows=100000")
+    n_weights = shape_of(resolve_base(str(tiny_base))).n_weights
+    assert calibrated.seconds - plain.seconds == pytest.approx(
+        190e-12 * n_weights * 100_000 * 256, rel=0.5
+    )
+    assert not any("calibrate" in step for step in plain.targets[0].steps)

@@ -3,11 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgekit.cli import main as edgekit
+from edgekit_runtime import Bundle
 from edgekit_runtime.cli import main as edgekit_run
+from tests.runtime.bundle_edits import seal
 
 Captured = pytest.CaptureFixture[str]
 
@@ -22,6 +25,27 @@ def test_inspect_shows_base_targets_adapters_and_files(tiny_bundle: Path, capsys
     out = capsys.readouterr().out
     for word in ("fingerprint", "sha256:", "Targets", "cpu", "alpha", "beta", "cpu.data"):
         assert word in out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_inspect_fits_the_terminal_and_cuts_nothing(
+    own_bundle: Path, columns: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        record = manifest["targets"]["cpu"]
+        record["verified_on"] = "QNNExecutionProvider HTP simulator (x86-64), onnxruntime-qnn 2.7.0"
+        record["quantization"] |= {"algorithm": "gptq", "tier": "quality"}
+
+    seal(own_bundle, change)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert edgekit_run(["inspect", str(own_bundle)]) == 0
+    _, tables = capsys.readouterr().out.split("\nTargets")
+    assert "…" not in tables
+    assert all(len(line) <= columns for line in tables.splitlines())
+    assert "int4 gptq (quality), block 32" in tables
+    with Bundle.open(own_bundle) as bundle:
+        for file in bundle.manifest.files:
+            assert f" {file.path} " in tables
 
 
 def test_inspect_json_adds_up(tiny_bundle: Path, capsys: Captured) -> None:

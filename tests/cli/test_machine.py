@@ -89,6 +89,19 @@ def test_targets_list_names_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["cpu"]["precision"] == "int4"
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_only_the_descriptions_of_targets_are_wrapped(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["targets", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert len(lines) <= (22 if columns == 80 else 13)
+    begun = {line.split()[0] for line in lines if line[1:2].strip().isalpha()}
+    assert begun == {"target", *list_targets()}
+
+
 def test_targets_show_writes_yaml_that_can_be_used_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -27,11 +27,12 @@ def write_lines(path: Path, *lines: object) -> Path:
     return path
 
 
-def test_json_is_the_generation_itself(tiny_bundle: Path, capsys: Captured) -> None:
+def test_json_is_the_generation_and_its_target(tiny_bundle: Path, capsys: Captured) -> None:
     answer = answer_of(tiny_bundle, "-p", "Hello", "-n", "5", capsys=capsys)
     with Bundle.open(tiny_bundle).engine() as engine:
         expected = engine.generate("Hello", max_new_tokens=5).to_dict()
-    assert set(answer) == set(expected)
+    assert set(answer) == {*expected, "target"}
+    assert answer["target"] == "cpu"
     assert answer["token_ids"] == expected["token_ids"]
     assert answer["usage"]["completion_tokens"] == 5
 

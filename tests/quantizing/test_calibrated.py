@@ -162,9 +162,28 @@ def test_a_persons_own_text_is_used_and_refused_where_too_short(base: Base, tmp_
 
 
 def test_every_wrong_option_is_named() -> None:
-    with pytest.raises(RecipeError) as caught:
-        change(Quantization(), "blok_size=32,bits=5,fast,eight_bit_budget=2")
-    assert len(caught.value.problems) == 4
-    assert "did you mean 'block_size'" in caught.value.problems[0] or "block_size" in str(
-        caught.value.problems[0]
+    wrong = (
+        "blok_size=32,bits=5,fast,=3,eight_bit_budget=2,tier=qualty,is_symmetric=false,"
+        "embedding=maybe,calibration.rows=many,calibration.row=3"
     )
+    with pytest.raises(RecipeError) as caught:
+        change(Quantization(), wrong)
+    problems = caught.value.problems
+    assert problems[0].startswith("blok_size: unknown key; did you mean 'block_size'")
+    assert problems[1:-1] == (
+        "'fast': expected KEY=VALUE, such as tier=fast",
+        "'=3': expected KEY=VALUE, such as tier=fast",
+        "tier: expected 'fast', 'default' or 'quality', got 'qualty'; did you mean 'quality'?",
+        "bits: expected 4 or 8, got 5",
+        "eight_bit_budget: expected 1 or less, got 2",
+        "is_symmetric: expected true, got false",
+        "embedding: expected true or false, got 'maybe'",
+        "calibration.rows: expected a whole number, got 'many'",
+    )
+    assert problems[-1].startswith("calibration.row: unknown key; did you mean 'row")
+
+
+def test_booleans_are_understood() -> None:
+    changed = change(Quantization(), "is_symmetric=true,embedding=false")
+    assert (changed.is_symmetric, changed.embedding) == (True, False)
+    assert change(Quantization(embedding=False), "embedding=True").embedding

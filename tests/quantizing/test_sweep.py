@@ -81,3 +81,14 @@ def test_rows_are_spread_over_the_whole_text(tiny_base: Path, tmp_path: Path) ->
     text.write_text("", encoding="utf-8")
     with pytest.raises(RecipeError, match="has 0 tokens, too few to compare on"):
         text_rows(base, text, None)
+
+
+def test_calibration_text_that_is_not_there_is_refused_before_any_try(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = f"algorithm=gptq,calibration.source={tmp_path / 'gone.txt'}"
+    arguments = [str(tiny_base), "--try", "tier=fast", "--try", gone]
+    assert main(["quantize-sweep", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert f"{gone}: calibration.source: no such file" in err
+    assert "tier=fast:" not in err

@@ -77,17 +77,37 @@ def show_size(n_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def new_table(title: str | None, columns: Iterable[str], right: Iterable[str] = ()) -> "Table":
-    """An empty table in edgekit's look; the columns named in ``right`` hold numbers."""
+def new_table(
+    title: str | None, columns: Iterable[str], right: Iterable[str] = (), text: str | None = None
+) -> "Table":
+    """An empty table in edgekit's look, made for 80 columns.
+
+    Args:
+        title: Above it.
+        columns: Headings; a line break in one makes its column narrower.
+        right: The columns that hold numbers; they are never wrapped.
+        text: The one column that is wrapped, put last, where all others should stay whole.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     numeric = set(right)
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left")
+        whole = column in numeric or text not in {None, column}
+        table.add_column(
+            column,
+            justify="right" if column in numeric else "left",
+            no_wrap=whole,
+            overflow="ellipsis" if whole else "fold",
+        )
     return table
 
 

@@ -99,18 +99,17 @@ def _show(described: Mapping[str, Any]) -> None:
 
 
 def _targets_table(targets: Mapping[str, Any]) -> Any:
-    columns = ["target", "provider", "weights", "adapters", "context", "verified on", "size"]
-    table = new_table("Targets", columns, right=["context", "size"])
+    columns = ["target", "provider", "weights", "context", "size", "verified on"]
+    table = new_table("Targets", columns, right=["context", "size"], text="verified on")
     for name, target in targets.items():
         add_row(
             table,
             name,
             target["execution_provider"].removesuffix("ExecutionProvider"),
             _quantization(target["quantization"]),
-            target["adapter_mechanism"],
             f"{target['context_length']:,}",
-            target["verified_on"] or "unchecked",
             show_size(target["size_bytes"]),
+            (target["verified_on"] or "unchecked").replace("ExecutionProvider", ""),
         )
     return table
 
@@ -119,13 +118,18 @@ def _quantization(settings: Mapping[str, str]) -> str:
     """The settings that matter at a glance; `--json` has all."""
     if "bits" not in settings:
         return "float"
+    parts = [f"int{settings['bits']}"]
+    if algorithm := settings.get("algorithm"):
+        parts.append("rtn" if algorithm == "default" else algorithm)
+    if (tier := settings.get("tier", "None")) != "None":
+        parts.append(f"({tier})")
     block = settings.get("block_size")
-    return f"int{settings['bits']}" + (f", block {block}" if block else "")
+    return " ".join(parts) + (f", block {block}" if block else "")
 
 
 def _adapters_table(adapters: Mapping[str, Any]) -> Any:
-    columns = ["adapter", "r", "task", "modules", "binding", "targets", "metrics", "size"]
-    table = new_table("Adapters", columns, right=["r", "size"])
+    columns = ["adapter", "r", "task", "binding", "size", "metrics"]
+    table = new_table("Adapters", columns, right=["r", "size"], text="metrics")
     for name, adapter in adapters.items():
         recipe = adapter.get("recipe") or {}
         add_row(
@@ -133,11 +137,9 @@ def _adapters_table(adapters: Mapping[str, Any]) -> Any:
             name,
             str(adapter["r"]),
             recipe.get("task") or "–",
-            " ".join(module.removesuffix("_proj") for module in adapter["target_modules"]),
             adapter["binding"],
-            ", ".join(adapter["files"]),
-            _metrics(adapter.get("metrics") or {}),
             show_size(adapter["size_bytes"]),
+            _metrics(adapter.get("metrics") or {}),
         )
     return table
 
@@ -149,7 +151,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _files_table(files: list[Mapping[str, Any]]) -> Any:
-    table = new_table("Files", ["file", "type", "size"], right=["size"])
+    table = new_table("Files", ["size", "file"], right=["size"], text="file")
     for file in files:
-        add_row(table, file["path"], file["media_type"], show_size(file["size_bytes"]))
+        add_row(table, show_size(file["size_bytes"]), file["path"])
     return table

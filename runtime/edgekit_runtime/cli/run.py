@@ -201,7 +201,7 @@ def _answer(engine: "Engine", request: dict[str, Any], *, as_json: bool, streami
     from edgekit_runtime.cli.console import write_json, write_text
 
     if as_json:
-        write_json(engine.generate(**request).to_dict())
+        write_json(engine.generate(**request).to_dict() | {"target": engine.target})
         return
     if streaming:
         pieces = engine.stream(**request)
