@@ -86,6 +86,7 @@ def again(
             base=str(base),
             output=directory / "output" / "another-name",
             adapters={name: AdapterSource(path=path) for name, path in adapters.items()},
+            quantization="tier=fast",
         )
     return directory / "output" / "another-name"
 

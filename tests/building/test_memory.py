@@ -8,6 +8,7 @@ import pytest
 from edgekit.adapters.peft_dir import read_peft_adapter
 from edgekit.bases import resolve_base
 from edgekit.building.base_shape import BaseShape, shape_of
+from edgekit.building.inputs import load_profiles
 from edgekit.building.memory import (
     adapter_bytes,
     adapter_layout,
@@ -33,7 +34,7 @@ SHAPE = BaseShape(
     float_bytes=0,
 )
 CPU = load_target("cpu-fast")
-CUDA = load_target("cuda")
+CUDA = load_profiles(("cuda",), "tier=fast", None)["cuda"]
 LINEAR, TABLE = 128 * 128, 512 * 128
 
 
@@ -52,7 +53,7 @@ def test_weights_on_the_disk() -> None:
     assert disk_bytes(SHAPE, quantized(CPU, embedding=False)) == both + TABLE * 4 + rotary
     wide_head = quantized(CPU, head_bits=8, block_size=64)
     assert disk_bytes(SHAPE, wide_head) == (
-        LINEAR * (4 / 8 + 4 / 64) + TABLE * (8 / 8 + 4 / 64) + rotary
+        LINEAR * (4 / 8 + 4 / 64) + TABLE * (8 / 8 + 4 / 128) + rotary
     )
 
 
