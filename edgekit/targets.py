@@ -155,7 +155,8 @@ def targets_dir() -> Path:
 
 def list_targets() -> dict[str, TargetProfile]:
     """Every shipped profile by name."""
-    return {path.stem: _load(path) for path in sorted(targets_dir().glob("*.yaml"))}
+    paths = {path.stem: path for path in targets_dir().glob("*.yaml")}
+    return {name: _load(paths[name]) for name in sorted(paths)}
 
 
 def load_target(name_or_path: str) -> TargetProfile:

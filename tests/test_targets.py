@@ -73,11 +73,14 @@ def test_an_own_profile_is_loaded_by_its_path(tmp_path: Path) -> None:
             "adapters.max_rank: expected 1 or more, got 0",
         ),
         (("^name: cpu", "name: ../up"), "name: expected text that matches ^[A-Za-z0-9]"),
-        (("  tier: default", "  bits: 3"), "quantization.bits: expected 4 or 8, got 3"),
         (
-            ("  tier: default", "  algorithm: gptk"),
-            "quantization.algorithm: expected 'default', 'rtn', 'k_quant', 'gptq' or 'tuned', "
-            "got 'gptk'; did you mean 'gptq'?",
+            ("  block_size: 32", "  block_size: 33"),
+            "quantization.block_size: expected 16, 32, 64, 128 or 256, got 33",
+        ),
+        (
+            ("  tier: default", "  tier: qualty"),
+            "quantization.tier: expected 'fast', 'default' or 'quality', got 'qualty'; "
+            "did you mean 'quality'?",
         ),
         (
             ("  is_symmetric: true", "  is_symmetric: false"),

@@ -92,18 +92,20 @@ def _print(base: str, target: str, found: "list[Try]") -> None:
         f"Quantizations of {base} on target '{target}', {found[0].figures.n_tokens:,} tokens, "
         "nats a token"
     )
-    numbers = ["MB", "size", "tok/s", "speed", *_FIGURES]
-    table = new_table(title, ["", "options", *numbers], right=numbers)
+    # What all rows have in common, or follows from the rest, is for --json.
+    figures = slice(_FIGURES.index("NLL rise"), _FIGURES.index("top-1") + 1)
+    numbers = ["MB", "size", "tok/s", "speed", *_FIGURES[figures]]
+    table = new_table(title, ["", *numbers, "options"], right=numbers, text="options")
     for one in found:
         add_row(
             table,
             "*" if one.is_best else "",
-            one.options,
             f"{one.size_bytes / 1e6:.1f}",
             f"{one.size_bytes / found[0].size_bytes:.2f}",
             f"{one.decode_tokens_per_s:.0f}",
             f"{one.speed_ratio:.2f}",
-            *_cells(one.figures),
+            *_cells(one.figures)[figures],
+            one.options.replace(",", ", "),
         )
     console().print(table)
 

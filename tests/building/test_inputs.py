@@ -75,8 +75,8 @@ def test_calibration_text_that_is_not_there_is_refused_first(tmp_path: Path) -> 
     gone, odd = tmp_path / "gone.txt", tmp_path / "odd.txt"
     odd.write_bytes(b"\xff")
     for name, source in (("first", gone), ("second", odd), ("third", gone)):
-        algorithm = "rtn" if name == "third" else "gptq"  # which reads none
-        text = f"{{algorithm: {algorithm}, calibration: {{source: {source}}}}}"
+        tier = "fast" if name == "third" else "default"  # fast reads none
+        text = f"{{tier: {tier}, calibration: {{source: {source}}}}}"
         (tmp_path / f"{name}.yaml").write_text(f"extends: cpu\nquantization: {text}\n")
     targets = [str(tmp_path / f"{name}.yaml") for name in ("first", "second", "third")]
     with pytest.raises(RecipeError) as caught:

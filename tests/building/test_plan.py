@@ -174,7 +174,7 @@ def test_calibration_is_a_step_that_is_done_once(tiny_base: Path, tmp_path: Path
 
 def test_calibration_takes_time_by_the_bases_size(tiny_base: Path, tmp_path: Path) -> None:
     asked = {"name": "p", "base": str(tiny_base), "output": tmp_path / "b", "targets": ("cpu",)}
-    plain = plan_build(**asked)
+    plain = plan_build(**asked, quantization="tier=fast")
     calibrated = plan_build(**asked, quantization="algorithm=gptq,calibration.rows=100000")
     n_weights = shape_of(resolve_base(str(tiny_base))).n_weights
     assert calibrated.seconds - plain.seconds == pytest.approx(

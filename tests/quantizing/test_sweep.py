@@ -42,6 +42,25 @@ def test_the_sweep_measures_size_speed_and_cost(
         assert one["nll_increase_se"] > 0
 
 
+def test_the_sweeps_table_fits_a_narrow_terminal(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = tmp_path / "text.txt"
+    text.write_text("the card is lost and the payment was not found. " * 20, encoding="utf-8")
+    tried = "tier=fast,bits=8,head_bits=8,block_size=64"
+    arguments = [str(tiny_base), "--try", tried, "--text", str(text), "--threads", "1"]
+    assert main(["quantize-sweep", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    # The options are the column that is wrapped, after a comma.
+    assert all(option in out for option in tried.split(","))
+
+
 def test_figures_are_those_of_the_graph_that_ships(
     built_tiny_bundle: Path, tiny_base: Path
 ) -> None:
