@@ -18,11 +18,12 @@ from edgekit.quantizing.blocks import Blocks
 from edgekit.quantizing.calibration import calibration_rows
 from edgekit.quantizing.options import Calibration, Quantization, change
 from edgekit.quantizing.quantize import quantize_base
-from edgekit.quantizing.weights import EMBEDDING, HEAD, weight_sizes
+from edgekit.quantizing.weights import EMBEDDING, HEAD, block_size_of, weight_sizes
 from edgekit_runtime.contract import SocketContract
 from tests.tiny_models import make_tiny_model
 
-CALIBRATION = {"rows": 16, "row_tokens": 64, "steps": 40}
+ROOT = Path(__file__).parents[2]
+CALIBRATION = {"source": "self", "rows": 16, "row_tokens": 64, "steps": 40}
 
 
 def options(**values: Any) -> Quantization:
@@ -164,6 +165,35 @@ def test_a_persons_own_text_is_used_and_refused_where_too_short(base: Base, tmp_
     text.write_text("too short", encoding="utf-8")
     with pytest.raises(RecipeError, match=r"too short: \d+ tokens make 0 rows of 64, 4 are asked"):
         quantize_base(base, own, cache_dir=tmp_path)
+
+
+def test_mixed_text_is_prose_and_what_the_base_says(base: Base, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base.path).eval()
+    rows = calibration_rows(model, base, Calibration(rows=12, row_tokens=32), tmp_path)
+    alone = calibration_rows(
+        model, base, Calibration(source="self", rows=2, row_tokens=32), tmp_path
+    )
+    assert rows.shape == (12, 32)
+    assert [row for row in rows[:6].tolist() if row in alone.tolist()] == [alone[0].tolist()]
+    assert [row for row in rows[6:].tolist() if row in alone.tolist()] == [alone[1].tolist()]
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    prose = " ".join((ROOT / "edgekit/quantizing/calibration_text.txt").read_text().split())
+    words = [tokenizer.decode(row) for row in rows if row.tolist() not in alone.tolist()]
+    assert all(" ".join(text.split())[1:-1] in prose for text in words)
+
+
+@pytest.mark.parametrize(
+    ("n_inputs", "bits", "size"),
+    [(576, 4, 32), (576, 8, 64), (1536, 8, 128), (2048, 8, 128), (96, 8, 32)],
+)
+def test_blocks_of_eight_bits_are_as_large_as_fills_the_inputs(
+    n_inputs: int, bits: int, size: int
+) -> None:
+    assert block_size_of(n_inputs, bits, Quantization()) == size
+    narrow = Quantization(eight_bit_block_size=32)
+    assert block_size_of(n_inputs, bits, narrow) == 32
 
 
 def test_every_wrong_option_is_named() -> None:
