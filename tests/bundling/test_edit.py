@@ -138,6 +138,7 @@ def test_adding_gives_what_building_with_it_gives(
         base=str(tiny_base),
         output=tmp_path / "grown",
         adapters={"alpha": AdapterSource(path=alpha_adapter)},
+        quantization="tier=fast",
     )
     add(tmp_path / "grown", tiny_base, beta_adapter, name="beta")
     assert files_of(tmp_path / "grown") == files_of(bundle)
