@@ -71,7 +71,7 @@ def export_base(
             weights = quantize_base(
                 base,
                 profile.quantization,
-                every=profile.io_dtype == "float16" and profile.quantization.algorithm != "k_quant",
+                every=_rounds_everything(profile),
                 cache_dir=cache_dir,
                 on_message=on_message,
             )

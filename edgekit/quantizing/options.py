@@ -24,7 +24,7 @@ class Calibration(BaseModel):
             ``self``: only such rows; or the path of a UTF-8 text file.
         rows: Rows of calibration text.
         row_tokens: Tokens a row.
-        steps: Steps of tuning, one row each; 0 leaves it out.
+        steps: Steps of tuning, one row each.
         seed: Of the sampling.
     """
 
