@@ -65,7 +65,7 @@ class Quantization(BaseModel):
     eight_bit: tuple[str, ...] = ()
     eight_bit_budget: float = Field(default=0.0, ge=0, le=1)
     block_size: Literal[16, 32, 64, 128, 256] = 32
-    eight_bit_block_size: Literal[16, 32, 64, 128, 256] = 128
+    eight_bit_block_size: Literal[16, 32, 64, 128, 256] = 64
     is_symmetric: Literal[True] = True
     accuracy_level: Literal[1, 2, 3, 4] = 4
     embedding: bool = True

@@ -53,7 +53,7 @@ def test_weights_on_the_disk() -> None:
     assert disk_bytes(SHAPE, quantized(CPU, embedding=False)) == both + TABLE * 4 + rotary
     wide_head = quantized(CPU, head_bits=8, block_size=64)
     assert disk_bytes(SHAPE, wide_head) == (
-        LINEAR * (4 / 8 + 4 / 64) + TABLE * (8 / 8 + 4 / 128) + rotary
+        LINEAR * (4 / 8 + 4 / 64) + TABLE * (8 / 8 + 4 / 64) + rotary
     )
 
 

@@ -191,9 +191,8 @@ def test_mixed_text_is_prose_and_what_the_base_says(base: Base, tmp_path: Path) 
 def test_blocks_of_eight_bits_are_as_large_as_fills_the_inputs(
     n_inputs: int, bits: int, size: int
 ) -> None:
-    assert block_size_of(n_inputs, bits, Quantization()) == size
-    narrow = Quantization(eight_bit_block_size=32)
-    assert block_size_of(n_inputs, bits, narrow) == 32
+    assert block_size_of(n_inputs, bits, Quantization(eight_bit_block_size=128)) == size
+    assert block_size_of(n_inputs, bits, Quantization()) == min(size, 64)
 
 
 def test_every_wrong_option_is_named() -> None:

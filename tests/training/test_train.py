@@ -435,14 +435,14 @@ def test_qlora_trains_on_the_weights_that_the_device_has(
     from edgekit.bundling.adapters import AdapterSource
 
     changes = {"data": {"validation": str(rows_csv)}, "training": {"max_steps": 4}}
-    recipe = make_recipe(tmp_path / "a", method="qlora", weights="target:cpu-fast", **changes)
+    recipe = make_recipe(tmp_path / "a", method="qlora", weights="target:cpu", **changes)
     result = run(recipe)
-    assert result.file("edgekit.json")["weights"] == "target:cpu-fast"
+    assert result.file("edgekit.json")["weights"] == "target:cpu"
     build(
         name="one",
         base=str(tiny_base),
         output=tmp_path / "bundle",
-        targets=("cpu-fast",),
+        targets=("cpu",),
         adapters={"a": AdapterSource(path=recipe.output)},
         parity=False,
     )
@@ -452,7 +452,7 @@ def test_qlora_trains_on_the_weights_that_the_device_has(
         "torch": evaluate(data=str(rows_csv), **in_torch),
         "float": evaluate(data=str(rows_csv), weights="float", **in_torch),
     }
-    assert reports["torch"].subject == f"torch {tiny_base}, weights of target:cpu-fast"
+    assert reports["torch"].subject == f"torch {tiny_base}, weights of target:cpu"
     trained = math.log(result.report.metrics["validation"]["perplexity"])
     gap = {name: abs(math.log(r.metrics["perplexity"]) - trained) for name, r in reports.items()}
     assert gap["torch"] < 1e-4
