@@ -91,7 +91,7 @@ class Quantization(BaseModel):
 
 TIERS: dict[str, dict[str, Any]] = {
     "fast": {"algorithm": "rtn"},
-    "default": {"algorithm": "gptq", "eight_bit_budget": 0.2},
+    "default": {"algorithm": "gptq", "eight_bit_budget": 0.15},
     "quality": {"algorithm": "gptq", "eight_bit_budget": 0.5},
 }
 

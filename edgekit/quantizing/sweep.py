@@ -29,8 +29,8 @@ TRIES = (
     "tier=default",
     "tier=quality",
 )
-_ROUNDS = 7
-_ANSWERS = 3
+_ROUNDS = 6
+_ANSWERS = 5
 _DECODED_TOKENS = 48
 
 
@@ -141,31 +141,38 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _decode_speeds(targets: Mapping[str, Path], threads: int) -> dict[str, list[float]]:
-    """Tokens/s of each target's plain graph in each round, every time in a process of its own.
+    """Tokens/s of each target's plain graph in each round; a round is compared pair by pair.
 
-    Within one process the first session and the first of a round are slower by 5 to 13 %.
+    Processes differ by their place in memory, so a round has one of its own. Within it the
+    targets take turns answering, and over the rounds each comes first in turn.
     """
     speeds: dict[str, list[float]] = {name: [] for name in targets}
+    names = list(targets)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for round_ in range(_ROUNDS):
-            order = list(targets)
-            for name in order if round_ % 2 else reversed(order):
-                speeds[name].append(pool.submit(_decode_speed, targets[name], threads).result())
+            first = round_ % len(names)
+            order = (names[first:] + names[:first])[:: 1 if round_ % 2 else -1]
+            measured = pool.submit(_one_round, [targets[name] for name in order], threads)
+            for name, speed in zip(order, measured.result(), strict=True):
+                speeds[name].append(speed)
     return speeds
 
 
-def _decode_speed(target: Path, threads: int) -> float:
-    """Tokens/s, the median of a few answers after one to warm up."""
-    model = genai_model(target, "base.onnx", threads)
-    speeds = []
-    for _ in range(_ANSWERS + 1):
-        generator = greedy_generator(
-            model, range(3, 35), _DECODED_TOKENS + 1, min_tokens=_DECODED_TOKENS + 1
-        )
-        generator.generate_next_token()
-        started = time.perf_counter()
-        for _ in range(_DECODED_TOKENS):
+def _one_round(targets: Sequence[Path], threads: int) -> list[float]:
+    """Tokens/s of each target, the median of its answers after one to warm up."""
+    # The first session of a process is 10 % slower, whichever it is: nobody's.
+    models = [genai_model(target, "base.onnx", threads) for target in (targets[0], *targets)][1:]
+    speeds: list[list[float]] = [[] for _ in models]
+    for answer in range(_ANSWERS + 1):
+        for model, measured in zip(models, speeds, strict=True):
+            generator = greedy_generator(
+                model, range(3, 35), _DECODED_TOKENS + 1, min_tokens=_DECODED_TOKENS + 1
+            )
             generator.generate_next_token()
-        speeds.append(_DECODED_TOKENS / (time.perf_counter() - started))
-        del generator
-    return statistics.median(speeds[1:])
+            started = time.perf_counter()
+            for _ in range(_DECODED_TOKENS):
+                generator.generate_next_token()
+            if answer:
+                measured.append(_DECODED_TOKENS / (time.perf_counter() - started))
+            del generator
+    return [statistics.median(measured) for measured in speeds]

@@ -10,7 +10,7 @@ from edgekit.targets import load_target
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def test_the_default_tier_loses_far_less_than_the_fast_one_for_a_fifth_more_bytes() -> None:
+def test_the_default_tier_loses_far_less_than_the_fast_one_for_few_more_bytes() -> None:
     base = resolve_base("smollm2-135m")
     fast, default = sweep(
         base,
@@ -19,7 +19,7 @@ def test_the_default_tier_loses_far_less_than_the_fast_one_for_a_fifth_more_byte
         ["tier=fast", "tier=default"],
         threads=2,
     )
-    assert default.size_bytes <= 1.2 * fast.size_bytes
+    assert default.size_bytes <= 1.16 * fast.size_bytes
     assert default.figures.mean_kl < 0.4 * fast.figures.mean_kl
     assert default.figures.nll_increase < 0.12 < fast.figures.nll_increase
     assert default.figures.top1 > 0.8
