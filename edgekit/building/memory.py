@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.adapters.peft_dir import LoraPair
 from edgekit.building.base_shape import BaseShape
-from edgekit.quantizing.weights import block_size_of, widths
+from edgekit.quantizing.weights import EMBEDDING, block_size_of, has_zero_points, narrow_bytes, widths
 from edgekit.targets import TargetProfile
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS
@@ -178,27 +178,32 @@ def _linear_blocks(shape: BaseShape, profile: TargetProfile, per_block_bytes: in
         {f"{module}.weight": out * into for module, (out, into) in shape.linears.items()},
         profile.quantization,
     )
-    budget = int(profile.quantization.eight_bit_budget * shape.n_weights * (4 / 8 + 4 / 32))
+    options = profile.quantization
+    budget = int(options.eight_bit_budget * shape.n_weights * narrow_bytes(options))
     return budget + sum(
-        _blocks((out, into), bits[f"{module}.weight"], profile, per_block_bytes)
+        _blocks(f"{module}.weight", (out, into), bits[f"{module}.weight"], profile, per_block_bytes)
         for module, (out, into) in shape.linears.items()
     )
 
 
 def _table_blocks(shape: BaseShape, bits: int, profile: TargetProfile, per_block_bytes: int) -> int:
     """Size of a quantized embedding or head."""
-    return _blocks((shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes)
+    return _blocks(
+        EMBEDDING, (shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes
+    )
 
 
 def _blocks(
-    out_in: tuple[int, int], bits: int, profile: TargetProfile, per_block_bytes: int
+    name: str, out_in: tuple[int, int], bits: int, profile: TargetProfile, per_block_bytes: int
 ) -> int:
-    """Size of a quantized weight with what stands beside each block."""
+    """Size of a quantized weight with what stands beside each block; zero points beside a row."""
     out, into = out_in
     # Static graphs have one size of blocks.
     as_narrow = 4 if profile.builder == "static" else bits
     size = block_size_of(into, as_narrow, profile.quantization)
-    return out * into * bits // 8 + out * into // size * per_block_bytes
+    has_zeros = has_zero_points(name, into, bits, profile.quantization)
+    zeros = out * -(-into // size // 2) if has_zeros else 0
+    return out * into * bits // 8 + out * into // size * per_block_bytes + zeros
 
 
 def _cache_bytes(shape: BaseShape, profile: TargetProfile) -> int:
