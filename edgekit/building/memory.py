@@ -11,7 +11,13 @@ import numpy as np
 
 from edgekit.adapters.peft_dir import LoraPair
 from edgekit.building.base_shape import BaseShape
-from edgekit.quantizing.weights import EMBEDDING, block_size_of, has_zero_points, narrow_bytes, widths
+from edgekit.quantizing.weights import (
+    EMBEDDING,
+    block_size_of,
+    has_zero_points,
+    narrow_bytes,
+    widths,
+)
 from edgekit.targets import TargetProfile
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS
@@ -188,9 +194,7 @@ def _linear_blocks(shape: BaseShape, profile: TargetProfile, per_block_bytes: in
 
 def _table_blocks(shape: BaseShape, bits: int, profile: TargetProfile, per_block_bytes: int) -> int:
     """Size of a quantized embedding or head."""
-    return _blocks(
-        EMBEDDING, (shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes
-    )
+    return _blocks(EMBEDDING, (shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes)
 
 
 def _blocks(
@@ -201,7 +205,8 @@ def _blocks(
     # Static graphs have one size of blocks.
     as_narrow = 4 if profile.builder == "static" else bits
     size = block_size_of(into, as_narrow, profile.quantization)
-    has_zeros = has_zero_points(name, into, bits, profile.quantization)
+    is_k_quant = profile.quantization.algorithm == "k_quant" and bits == 4
+    has_zeros = is_k_quant or has_zero_points(name, into, bits, profile.quantization)
     zeros = out * -(-into // size // 2) if has_zeros else 0
     return out * into * bits // 8 + out * into // size * per_block_bytes + zeros
 

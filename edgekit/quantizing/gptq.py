@@ -151,7 +151,7 @@ def _round(
 
 
 def _symmetric_range(block: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales (out,) with which a block (out, in) fills its range, and 0 as the zero point of all."""
+    """Scales (out,) with which a block (out, in) fills its range; 0 is the zero point of all."""
     farthest = block.gather(1, block.abs().argmax(1, keepdim=True))[:, 0]
     farthest = torch.where(farthest == 0, torch.full_like(farthest, -limit), farthest)
     return farthest / -limit, torch.zeros(())

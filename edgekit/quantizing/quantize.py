@@ -153,7 +153,9 @@ def _calibrated(
         blocks = _rounded(
             base, {name: w for name, w in bits.items() if name not in helped}, options
         )
-        uneven = {name for name in helped if has_zero_points(name, names[name].shape[1], 4, options)}
+        uneven = {
+            name for name in helped if has_zero_points(name, names[name].shape[1], 4, options)
+        }
         for name, block in round_with_gptq(
             model, helped, rows, block_size=options.block_size, with_zero_points=uneven
         ):
@@ -194,7 +196,7 @@ def _key(base: Base, options: Quantization) -> str:
 
 
 def _write(file: Path, blocks: Mapping[str, Blocks]) -> None:
-    """Write blocks to safetensors: codes, scales and zero points by weight name, bits as metadata."""
+    """Write blocks to safetensors: codes, scales and zero points by name, bits as metadata."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
