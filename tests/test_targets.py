@@ -289,14 +289,14 @@ def test_parts_that_do_not_go_together(text: str, problem: str, tmp_path: Path) 
 
 def test_static_graphs_and_k_quant_have_no_zero_points_of_ours(tmp_path: Path) -> None:
     text = "extends: qnn\nname: own\nquantization: {is_symmetric: false}\n"
-    assert refusal(extending(tmp_path, "own.yaml", text)) == (
+    assert refusal(extending(tmp_path, "own.yaml", text)) == [
         "quantization.is_symmetric: static graphs have no zero points, got false",
-    )
+    ]
     text = "extends: cuda\nname: own\nquantization: {algorithm: k_quant, is_symmetric: false}\n"
-    assert refusal(extending(tmp_path, "own.yaml", text)) == (
+    assert refusal(extending(tmp_path, "own.yaml", text)) == [
         "quantization.is_symmetric: expected true with k_quant, which has zero points of its own, "
         "or the algorithm rtn, gptq or tuned, got false",
-    )
+    ]
 
 
 def test_an_entry_of_onnx_runtime_is_a_session_option(tmp_path: Path) -> None:

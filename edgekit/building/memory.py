@@ -110,7 +110,7 @@ def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
         return copies * layers + table * (1 if shape.is_tied else 2)
     size = _linear_blocks(shape, profile, number)
     size += _table_blocks(shape, quantization.head_bits, profile, number)
-    if not quantization.embedding:
+    if _has_float_table(shape, profile):
         size += shape.n_table_weights * number
     elif not shape.is_tied:
         size += _table_blocks(shape, quantization.bits, profile, number)
@@ -172,7 +172,7 @@ def _packed_weight_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     packed = _linear_blocks(shape, profile, per_block)
     packed += _table_blocks(shape, quantization.head_bits, profile, per_block)
     rotary = context_length(shape, profile) * shape.head_size * 4
-    if not quantization.embedding:
+    if _has_float_table(shape, profile):
         return packed + rotary  # of a float table, only the rows that are looked up are read
     bits = quantization.head_bits if shape.is_tied else quantization.bits
     return packed + _table_blocks(shape, bits, profile, 4) + rotary
@@ -190,6 +190,13 @@ def _linear_blocks(shape: BaseShape, profile: TargetProfile, per_block_bytes: in
         _blocks(f"{module}.weight", (out, into), bits[f"{module}.weight"], profile, per_block_bytes)
         for module, (out, into) in shape.linears.items()
     )
+
+
+def _has_float_table(shape: BaseShape, profile: TargetProfile) -> bool:
+    """Whether the embedding is not quantized: the builder's k_quant knows matmuls only."""
+    quantization = profile.quantization
+    is_k_quant = quantization.algorithm == "k_quant" and not shape.is_tied
+    return is_k_quant or not quantization.embedding
 
 
 def _table_blocks(shape: BaseShape, bits: int, profile: TargetProfile, per_block_bytes: int) -> int:

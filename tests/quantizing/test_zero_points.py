@@ -179,7 +179,8 @@ def test_a_target_with_zero_points_ships(family: str, tied: bool, tmp_path: Path
         original = float_weight(base, name)
         steps = np.abs(weight.values - original) / weight.steps
         assert steps.max() < 0.501, name
-    np.testing.assert_array_equal(weights[HEAD].values, weights[EMBEDDING].values) if tied else None
+    if tied:
+        np.testing.assert_array_equal(weights[HEAD].values, weights[EMBEDDING].values)
     profile = load_profiles(("cpu",), text, None)["cpu"]
     written = (tmp_path / "bundle" / "weights" / "cpu.data").stat().st_size
     symmetric = load_profiles(("cpu",), "tier=fast", None)["cpu"]
@@ -281,10 +282,8 @@ def test_the_builders_mixed_k_quant(tied: bool, tmp_path: Path) -> None:
         "/model/layers.0/mlp/down_proj",
     ]
     # The rest is the builder's, with its zero points; a tied embedding follows the head.
-    assert nodes_with_zero_points(target) == {
-        "MatMulNBits": 6,
-        "GatherBlockQuantized": 0 if tied else 1,
-    }
+    embedding = {"GatherBlockQuantized": 0} if tied else {}  # k_quant leaves one of its own float
+    assert nodes_with_zero_points(target) == {"MatMulNBits": 6} | embedding
     profile = load_profiles(("cpu",), text, None)["cpu"]
     written = (tmp_path / "bundle" / "weights" / "cpu.data").stat().st_size
     assert written == pytest.approx(disk_bytes(shape_of(base), profile), rel=0.05)
