@@ -18,7 +18,7 @@ from edgekit.building.device_weights import use_device_weights
 from edgekit.building.inputs import load_profiles
 from edgekit.building.memory import disk_bytes
 from edgekit.building.weights import load_graph
-from edgekit.errors import RecipeError
+from edgekit.errors import BuildError, RecipeError
 from edgekit.quantizing.blocks import (
     Blocks,
     round_to_nearest,
@@ -289,6 +289,22 @@ def test_the_builders_mixed_k_quant(tied: bool, tmp_path: Path) -> None:
     assert written == pytest.approx(disk_bytes(shape_of(base), profile), rel=0.05)
     with Bundle.open(tmp_path / "bundle", cache_dir=None).engine(threads=1) as engine:
         assert engine.generate("one", max_new_tokens=4).usage.completion_tokens == 4
+
+
+def test_zero_points_that_a_gpu_would_misread_are_refused(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(BuildError) as caught:
+        build(
+            name="odd",
+            base=str(base.path),
+            targets=("cpu", "cuda", "webgpu"),
+            output=tmp_path / "bundle",
+            quantization="algorithm=k_quant,block_size=64",
+        )
+    assert caught.value.problems == tuple(
+        f"target '{name}': 64 inputs of the embedding are an odd number of blocks of 64, "
+        "whose zero points the device misreads"
+        for name in ("cuda", "webgpu")
+    )
 
 
 def test_k_quant_is_refused_without_symmetry() -> None:
