@@ -102,6 +102,8 @@ def _static_rounding(builder: str, quantization: "Quantization") -> Iterator[str
             "quantization.algorithm: static graphs are rounded to nearest (rtn), "
             f"got {quantization.algorithm}"
         )
+    if not quantization.is_symmetric:
+        yield "quantization.is_symmetric: static graphs have no zero points, got false"
     if quantization.eight_bit or quantization.eight_bit_budget:
         yield (
             "quantization.eight_bit: static graphs have the same bits in every layer; "

@@ -60,8 +60,8 @@ class ParityBounds(_Section):
 
     Attributes:
         max_weight_error_steps: How far a weight may lie from its float original, in quantization
-            steps: half a step by rounding, one where symmetric int4 ends at +7, more where
-            k_quant cuts off an end of a block.
+            steps: half a step by rounding, one where symmetric int4 ends at +7. A build raises it
+            to 2 for k_quant, which cuts off an end of a block.
         max_nll_increase: Nats a token that quantization may cost; None leaves it open.
         compiled_positions: Token positions that are run on graphs compiled for an NPU, with and
             without each adapter; a simulator takes seconds for each.

@@ -83,8 +83,8 @@ def test_an_own_profile_is_loaded_by_its_path(tmp_path: Path) -> None:
             "did you mean 'quality'?",
         ),
         (
-            ("  is_symmetric: true", "  is_symmetric: false"),
-            "quantization.is_symmetric: expected true, got false",
+            ("  is_symmetric: true", "  is_symmetric: perhaps"),
+            "quantization.is_symmetric: expected true or false, got 'perhaps'",
         ),
         (("  embedding: true", "  embedding: maybe"), "quantization.embedding: expected true or"),
         (
@@ -285,6 +285,18 @@ def test_a_profile_that_extends_nothing(text: str, message: str, tmp_path: Path)
 def test_parts_that_do_not_go_together(text: str, problem: str, tmp_path: Path) -> None:
     path = extending(tmp_path, "own.yaml", f"extends: cuda\nname: own\n{text}\n")
     assert any(found.startswith(problem) for found in refusal(path))
+
+
+def test_static_graphs_and_k_quant_have_no_zero_points_of_ours(tmp_path: Path) -> None:
+    text = "extends: qnn\nname: own\nquantization: {is_symmetric: false}\n"
+    assert refusal(extending(tmp_path, "own.yaml", text)) == [
+        "quantization.is_symmetric: static graphs have no zero points, got false",
+    ]
+    text = "extends: cuda\nname: own\nquantization: {algorithm: k_quant, is_symmetric: false}\n"
+    assert refusal(extending(tmp_path, "own.yaml", text)) == [
+        "quantization.is_symmetric: expected true with k_quant, which has zero points of its own, "
+        "or the algorithm rtn, gptq or tuned, got false",
+    ]
 
 
 def test_an_entry_of_onnx_runtime_is_a_session_option(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def rounds_here(profile: TargetProfile) -> bool:
     options = profile.quantization
     if profile.builder == "static" or options.needs_text or options.eight_bit:
         return True
-    return options.head_bits != 4 or _rounds_everything(profile)
+    return options.head_bits != 4 or not options.is_symmetric or _rounds_everything(profile)
 
 
 def _rounds_everything(profile: TargetProfile) -> bool:
@@ -132,7 +132,8 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
         "accuracy_level": str(quantization.accuracy_level),
         "algo_config": "k_quant" if quantization.algorithm == "k_quant" else "default",
         "block_size": str(quantization.block_size),
-        "is_symmetric": str(quantization.is_symmetric).lower(),
+        # Zero points are put in afterwards: with its own, tied embeddings do not load (0.18).
+        "is_symmetric": "true",
         "fuse_mlp_gate_up": "true",
     }
     if quantization.embedding:

@@ -11,7 +11,13 @@ import numpy as np
 
 from edgekit.adapters.peft_dir import LoraPair
 from edgekit.building.base_shape import BaseShape
-from edgekit.quantizing.weights import block_size_of, widths
+from edgekit.quantizing.weights import (
+    EMBEDDING,
+    block_size_of,
+    has_zero_points,
+    narrow_bytes,
+    widths,
+)
 from edgekit.targets import TargetProfile
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS
@@ -104,7 +110,7 @@ def disk_bytes(shape: BaseShape, profile: TargetProfile) -> int:
         return copies * layers + table * (1 if shape.is_tied else 2)
     size = _linear_blocks(shape, profile, number)
     size += _table_blocks(shape, quantization.head_bits, profile, number)
-    if not quantization.embedding:
+    if _has_float_table(shape, profile):
         size += shape.n_table_weights * number
     elif not shape.is_tied:
         size += _table_blocks(shape, quantization.bits, profile, number)
@@ -166,7 +172,7 @@ def _packed_weight_bytes(shape: BaseShape, profile: TargetProfile) -> int:
     packed = _linear_blocks(shape, profile, per_block)
     packed += _table_blocks(shape, quantization.head_bits, profile, per_block)
     rotary = context_length(shape, profile) * shape.head_size * 4
-    if not quantization.embedding:
+    if _has_float_table(shape, profile):
         return packed + rotary  # of a float table, only the rows that are looked up are read
     bits = quantization.head_bits if shape.is_tied else quantization.bits
     return packed + _table_blocks(shape, bits, profile, 4) + rotary
@@ -178,27 +184,38 @@ def _linear_blocks(shape: BaseShape, profile: TargetProfile, per_block_bytes: in
         {f"{module}.weight": out * into for module, (out, into) in shape.linears.items()},
         profile.quantization,
     )
-    budget = int(profile.quantization.eight_bit_budget * shape.n_weights * (4 / 8 + 4 / 32))
+    options = profile.quantization
+    budget = int(options.eight_bit_budget * shape.n_weights * narrow_bytes(options))
     return budget + sum(
-        _blocks((out, into), bits[f"{module}.weight"], profile, per_block_bytes)
+        _blocks(f"{module}.weight", (out, into), bits[f"{module}.weight"], profile, per_block_bytes)
         for module, (out, into) in shape.linears.items()
     )
 
 
+def _has_float_table(shape: BaseShape, profile: TargetProfile) -> bool:
+    """Whether the embedding is not quantized: the builder's k_quant knows matmuls only."""
+    quantization = profile.quantization
+    is_k_quant = quantization.algorithm == "k_quant" and not shape.is_tied
+    return is_k_quant or not quantization.embedding
+
+
 def _table_blocks(shape: BaseShape, bits: int, profile: TargetProfile, per_block_bytes: int) -> int:
     """Size of a quantized embedding or head."""
-    return _blocks((shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes)
+    return _blocks(EMBEDDING, (shape.vocab_size, shape.hidden_size), bits, profile, per_block_bytes)
 
 
 def _blocks(
-    out_in: tuple[int, int], bits: int, profile: TargetProfile, per_block_bytes: int
+    name: str, out_in: tuple[int, int], bits: int, profile: TargetProfile, per_block_bytes: int
 ) -> int:
-    """Size of a quantized weight with what stands beside each block."""
+    """Size of a quantized weight with what stands beside each block; zero points beside a row."""
     out, into = out_in
     # Static graphs have one size of blocks.
     as_narrow = 4 if profile.builder == "static" else bits
     size = block_size_of(into, as_narrow, profile.quantization)
-    return out * into * bits // 8 + out * into // size * per_block_bytes
+    is_k_quant = profile.quantization.algorithm == "k_quant" and bits == 4
+    has_zeros = is_k_quant or has_zero_points(name, into, bits, profile.quantization)
+    zeros = out * -(-into // size // 2) if has_zeros else 0
+    return out * into * bits // 8 + out * into // size * per_block_bytes + zeros
 
 
 def _cache_bytes(shape: BaseShape, profile: TargetProfile) -> int:

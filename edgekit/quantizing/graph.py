@@ -72,8 +72,7 @@ def _own_rows(blocks: Blocks, part: SocketPart | None, contract: SocketContract)
     same = (p for socket in contract.sockets for p in socket.parts if p.module == part.module)
     if sum(p.n for p in same) != len(blocks.codes):
         return blocks  # it does not fit, and that is said with its shape
-    own = slice(part.start, part.start + part.n)
-    return Blocks(codes=blocks.codes[own], scales=blocks.scales[own], bits=blocks.bits)
+    return blocks.rows(part.start, part.n)
 
 
 def replace_weights_in(
@@ -117,19 +116,22 @@ def _replace(graph: ir.Graph, node: ir.Node, blocks: Blocks, problems: list[str]
     scales = _initializer(
         graph, f"{stem}_block_scales", blocks.scales.astype(old_scales.dtype.numpy())
     )
+    stored = blocks.packed_zero_points()
+    zeros = None if stored is None else _initializer(graph, f"{stem}_zero_points", stored)
     if table == 0:
         node.replace_input_with(0, _initializer(graph, f"{stem}_table", _flat(blocks)))
     else:
         node.replace_input_with(1, weight)
-        _follow(graph, old, weight, scales, blocks)
-    node.replace_input_with(2, scales)
-    _set_bits(node, blocks)
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        node.replace_input_with(3, None)  # the middle of the range is zero
+        _follow(graph, old, weight, (scales, zeros), blocks)
+    _set_block_inputs(node, (scales, zeros), blocks)
 
 
 def _follow(
-    graph: ir.Graph, old: ir.Value, weight: ir.Value, scales: ir.Value, blocks: Blocks
+    graph: ir.Graph,
+    old: ir.Value,
+    weight: ir.Value,
+    scales_and_zeros: tuple[ir.Value, ir.Value | None],
+    blocks: Blocks,
 ) -> None:
     """Let an embedding that reads the head's bytes read the new ones."""
     for gather in [node for node in graph if node.op_type == "GatherBlockQuantized"]:
@@ -140,15 +142,23 @@ def _follow(
             )
             reshape.replace_input_with(0, weight)
             reshape.replace_input_with(1, rows)
-            gather.replace_input_with(2, scales)
-            _set_bits(gather, blocks)
+            _set_block_inputs(gather, scales_and_zeros, blocks)
 
 
 def _flat(blocks: Blocks) -> npt.NDArray[np.uint8]:
     return blocks.packed().reshape(len(blocks.codes), -1)
 
 
-def _set_bits(node: ir.Node, blocks: Blocks) -> None:
+def _set_block_inputs(
+    node: ir.Node, scales_and_zeros: tuple[ir.Value, ir.Value | None], blocks: Blocks
+) -> None:
+    """Both operators take scales and zero points third and fourth."""
+    scales, zeros = scales_and_zeros
+    node.replace_input_with(2, scales)
+    if zeros is not None and len(node.inputs) < 4:
+        node.resize_inputs(4)
+    if len(node.inputs) > 3:
+        node.replace_input_with(3, zeros)  # without them, the middle of the range is zero
     node.attributes["bits"] = ir.AttrInt64("bits", blocks.bits)
     node.attributes["block_size"] = ir.AttrInt64("block_size", blocks.block_size)
 

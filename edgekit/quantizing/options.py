@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edgekit.errors import RecipeError
 from edgekit.typed_files import problems_of
@@ -52,6 +60,8 @@ class Quantization(BaseModel):
         block_size: Weights that share a scale.
         eight_bit_block_size: The same of 8-bit weights, whose steps are fine anyway: the largest
             up to it that fills their inputs.
+        is_symmetric: Whether zero is the middle of every block's range. If not, 4-bit blocks have
+            zero points; 8-bit ones have none, since their steps are fine anyway.
         accuracy_level: MatMulNBits' compute: 4 is int8 activations, 1 is float32.
         embedding: Quantize the embedding table too.
     """
@@ -66,7 +76,7 @@ class Quantization(BaseModel):
     eight_bit_budget: float = Field(default=0.0, ge=0, le=1)
     block_size: Literal[16, 32, 64, 128, 256] = 32
     eight_bit_block_size: Literal[16, 32, 64, 128, 256] = 64
-    is_symmetric: Literal[True] = True
+    is_symmetric: bool = True
     accuracy_level: Literal[1, 2, 3, 4] = 4
     embedding: bool = True
     calibration: Calibration = Calibration()
@@ -77,6 +87,16 @@ class Quantization(BaseModel):
         if isinstance(values, dict) and values.get("tier") in TIERS:
             return TIERS[values["tier"]] | values
         return values
+
+    @field_validator("is_symmetric")
+    @classmethod
+    def _is_ours_to_choose(cls, is_symmetric: bool, info: ValidationInfo) -> bool:
+        if not is_symmetric and info.data.get("algorithm") == "k_quant":
+            raise ValueError(
+                "expected true with k_quant, which has zero points of its own, or the algorithm "
+                "rtn, gptq or tuned"
+            )
+        return is_symmetric
 
     @property
     def is_calibrated(self) -> bool:

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from edgekit.bases import Base, default_cache_dir
 from edgekit.errors import BuildError
-from edgekit.quantizing.blocks import Blocks, round_to_nearest
+from edgekit.quantizing.blocks import Blocks, round_to_nearest, round_with_zero_points
 from edgekit.quantizing.options import Quantization
 from edgekit.quantizing.weights import (
     EMBEDDING,
@@ -23,6 +23,7 @@ from edgekit.quantizing.weights import (
     budget_bytes,
     float_weight,
     has_own_head,
+    has_zero_points,
     site_of,
     weight_sizes,
     widening_bytes,
@@ -53,8 +54,9 @@ def quantize_base(
         on_message: Called with a line of progress.
 
     Returns:
-        By Hugging Face name, every weight that differs from the model builder's 4-bit rounding:
-        nothing for ``rtn`` with 4 bits everywhere, everything for calibrated algorithms.
+        By Hugging Face name, every weight that differs from the model builder's rounding, which is
+        to symmetric blocks of 4 bits: nothing for ``rtn`` with 4 bits everywhere, everything for
+        calibrated algorithms, and where blocks are not symmetric.
 
     Raises:
         EdgekitError: If options name what the base does not have, or calibration text is unfit.
@@ -64,8 +66,7 @@ def quantize_base(
         bits = widths(sizes, options)
         if not has_own_head(base):
             bits.pop(EMBEDDING, None)  # it reads the head's bytes
-        chosen = {name: width for name, width in bits.items() if every or width != 4}
-        return _rounded(base, chosen, options)
+        return _rounded(base, bits if every else _unlike_the_builders(bits, options), options)
     file = quantized_path(base, options, cache_dir=cache_dir)
     directory = file.parent
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,12 +85,19 @@ def quantized_path(base: Base, options: Quantization, *, cache_dir: Path | None 
     return directory / f"{_key(base, options)}.safetensors"
 
 
+def _unlike_the_builders(bits: Mapping[str, int], options: Quantization) -> dict[str, int]:
+    return {name: width for name, width in bits.items() if width != 4 or not options.is_symmetric}
+
+
 def _rounded(base: Base, bits: Mapping[str, int], options: Quantization) -> dict[str, Blocks]:
     blocks = {}
     for name, width in bits.items():
         weight = float_weight(base, name)
-        size = block_size_of(weight.shape[1], width, options)
-        blocks[name] = round_to_nearest(weight, bits=width, block_size=size)
+        n_inputs = weight.shape[1]
+        size = block_size_of(n_inputs, width, options)
+        has_zeros = has_zero_points(name, n_inputs, width, options)
+        round_weight = round_with_zero_points if has_zeros else round_to_nearest
+        blocks[name] = round_weight(weight, bits=width, block_size=size)
     return blocks
 
 
@@ -130,22 +138,27 @@ def _calibrated(
         costs: dict[str, float] = defaultdict(float)
         for name in candidates:
             inputs = names[name].shape[1]
-            costs[site_of(name)] += widening_bytes(sizes[name], inputs, options)
+            costs[site_of(name)] += widening_bytes(name, sizes[name], inputs, options)
         sites = worth_eight_bits(parts, costs, budget_bytes(sizes, options))
     bits = widths(sizes, options, sites)
     if problems := [f"{name}: not in the loaded model" for name in bits if name not in names]:
         raise BuildError(f"base '{base.name}' cannot be calibrated", problems=problems)
-    if not options.is_calibrated:
-        return _rounded(base, {name: width for name, width in bits.items() if width != 4}, options)
     if is_tied:
         bits.pop(EMBEDDING, None)
+    if not options.is_calibrated:
+        return _rounded(base, _unlike_the_builders(bits, options), options)
     if options.algorithm == "gptq":
         # What has 8 bits needs no help, and an embedding is read, not multiplied.
         helped = {name: w for name, w in bits.items() if w == 4 and name != EMBEDDING}
         blocks = _rounded(
             base, {name: w for name, w in bits.items() if name not in helped}, options
         )
-        for name, block in round_with_gptq(model, helped, rows, block_size=options.block_size):
+        uneven = {
+            name for name in helped if has_zero_points(name, names[name].shape[1], 4, options)
+        }
+        for name, block in round_with_gptq(
+            model, helped, rows, block_size=options.block_size, with_zero_points=uneven
+        ):
             on_message(f"gptq: {name} ({len(blocks) + 1} of {len(bits)})")
             blocks[name] = block
         return blocks
@@ -183,12 +196,14 @@ def _key(base: Base, options: Quantization) -> str:
 
 
 def _write(file: Path, blocks: Mapping[str, Blocks]) -> None:
-    """Write blocks to safetensors: ``<name>.codes`` and ``<name>.scales``, bits as metadata."""
+    """Write blocks to safetensors: codes, scales and zero points by name, bits as metadata."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
     for name, block in blocks.items():
         tensors[f"{name}.codes"], tensors[f"{name}.scales"] = block.codes, block.scales
+        if block.zero_points is not None:
+            tensors[f"{name}.zero_points"] = block.zero_points
     bits = {name: str(block.bits) for name, block in blocks.items()}
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as temporary:
         written = Path(temporary) / file.name
@@ -200,11 +215,15 @@ def _read(file: Path) -> dict[str, Blocks]:
     from safetensors import safe_open
 
     with safe_open(file, framework="np") as tensors:
+        stored = set(tensors.keys())
         return {
             name: Blocks(
                 codes=tensors.get_tensor(f"{name}.codes"),
                 scales=tensors.get_tensor(f"{name}.scales"),
                 bits=int(bits),
+                zero_points=tensors.get_tensor(f"{name}.zero_points")
+                if f"{name}.zero_points" in stored
+                else None,
             )
             for name, bits in tensors.metadata().items()
         }

@@ -46,7 +46,7 @@ def kl_by_site(
         backward_kl(model, shadows.values(), row)
     parts: dict[str, float] = defaultdict(float)
     for name, shadow in shadows.items():
-        error = shadow.codes().mul_(shadow.scales).sub_(shadow.weight)
+        error = shadow.steps().mul_(shadow.scales).sub_(shadow.weight)
         parts[site_of(name)] += float((error * rounded_gradient(shadow)).sum()) / 2 / len(used)
     return dict(parts)
 

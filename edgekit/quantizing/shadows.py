@@ -25,25 +25,35 @@ class Shadow:
     Attributes:
         weight: float32 (out, blocks, block_size), what is rounded.
         scales: float32 (out, blocks, 1).
-        limit: Integers go from ``-limit`` to ``limit - 1``.
+        limit: Stored integers go from ``-limit`` to ``limit - 1``.
+        zero_points: float32 (out, blocks, 1), the integers that stand for zero, which stay as they
+            are; a single 0 where there are none.
         places: Parameters of the model that compute with the rounded weight, by name.
     """
 
     weight: torch.Tensor
     scales: torch.Tensor
     limit: int
+    zero_points: torch.Tensor
     places: Mapping[str, torch.Tensor]
 
-    def codes(self) -> torch.Tensor:
-        """The integers that the shadow rounds to, as float32."""
-        return (self.weight / self.scales).round_().clamp_(-self.limit, self.limit - 1)
+    def steps(self) -> torch.Tensor:
+        """How many scales the shadow rounds to: stored integers less their zero points, float32."""
+        return self.rounded(self.weight / self.scales)
+
+    def rounded(self, steps: torch.Tensor) -> torch.Tensor:
+        """Steps (out, blocks, block_size) as they can be stored, changed in place."""
+        low = -self.limit - self.zero_points
+        return steps.round_().clamp_(low, low + (2 * self.limit - 1))
 
     def blocks(self) -> Blocks:
         """The shadow as it is rounded now."""
+        zeros = self.zero_points
         return Blocks(
-            codes=self.codes().to(torch.int8).numpy(),
+            codes=self.steps().add_(zeros).to(torch.int8).numpy(),
             scales=np.ascontiguousarray(self.scales[..., 0].numpy()),
             bits=self.limit.bit_length(),
+            zero_points=zeros[..., 0].to(torch.int8).numpy() if zeros.ndim else None,
         )
 
 
@@ -59,15 +69,17 @@ def make_shadow(model: Any, places: Sequence[str], blocks: Blocks) -> Shadow:
     Args:
         model: The float base.
         places: The weight's name, then those of other parameters that follow it.
-        blocks: Give scales and bits.
+        blocks: Give scales, zero points and bits.
     """
     floats = dict(model.named_parameters(remove_duplicate=False))
     weight = floats[places[0]].detach().float()
     fast = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    zeros = np.float32(0) if blocks.zero_points is None else blocks.zero_points[..., None]
     return Shadow(
         weight=weight.reshape(blocks.codes.shape).clone(),
         scales=torch.from_numpy(blocks.scales[..., None].copy()),
         limit=1 << (blocks.bits - 1),
+        zero_points=torch.tensor(zeros, dtype=torch.float32),
         # An embedding of bfloat16 would make the whole residual stream bfloat16.
         places={
             place: torch.empty_like(
@@ -81,7 +93,7 @@ def make_shadow(model: Any, places: Sequence[str], blocks: Blocks) -> Shadow:
 @torch.no_grad()
 def round_shadow(shadow: Shadow) -> None:
     """Write the rounded weight to the shadow's places."""
-    values = shadow.codes().mul_(shadow.scales)
+    values = shadow.steps().mul_(shadow.scales)
     for place in shadow.places.values():
         place.copy_(values.view_as(place))
 
@@ -91,11 +103,11 @@ def pass_gradients(shadow: Shadow) -> None:
     """From the rounded weight's gradient to the shadow's and the scales'; then forget it."""
     total = rounded_gradient(shadow)
     steps = shadow.weight / shadow.scales
-    codes = steps.round().clamp_(-shadow.limit, shadow.limit - 1)
-    off = steps.sub_(codes)
+    rounded = shadow.rounded(steps.clone())
+    off = steps.sub_(rounded)
     outside = off.abs() > 0.5
     # Inside the range d(rounded)/d(scale) is the rounding error, outside it is the integer.
-    shadow.scales.grad = torch.where(outside, codes, off.neg_()).mul_(total).sum(-1, keepdim=True)
+    shadow.scales.grad = torch.where(outside, rounded, off.neg_()).mul_(total).sum(-1, keepdim=True)
     shadow.weight.grad = total.masked_fill_(outside, 0)
 
 

@@ -95,16 +95,39 @@ def block_size_of(n_inputs: int, bits: int, options: Quantization) -> int:
     return size
 
 
+def has_zero_points(name: str, n_inputs: int, bits: int, options: Quantization) -> bool:
+    """Whether a weight's blocks have zero points.
+
+    Embeddings, and heads that they may be tied to, have none where a row has an odd number of
+    blocks: there CUDA looks up a neighbour's zero point, and WebGPU refuses the graph.
+
+    Source: ONNX Runtime's gather_block_quantized.cu and gather_block_quantized.cc (WebGPU), which
+    take rows of 4-bit zero points as if they were not padded to whole bytes.
+    """
+    if options.is_symmetric or bits != 4:
+        return False
+    return name not in {HEAD, EMBEDDING} or n_inputs // options.block_size % 2 == 0
+
+
 def budget_bytes(sizes: Mapping[str, int], options: Quantization) -> float:
-    """What 8-bit weights may add to 4 bits and a float32 scale for 32 weights everywhere."""
+    """What 8-bit weights may add to 4 bits everywhere."""
     stored = [name for name in sizes if name != EMBEDDING]
-    return options.eight_bit_budget * sum(sizes[name] for name in stored) * (4 / 8 + 4 / 32)
+    return options.eight_bit_budget * sum(sizes[name] for name in stored) * narrow_bytes(options)
 
 
-def widening_bytes(n_weights: int, n_inputs: int, options: Quantization) -> float:
-    """What 8 bits instead of 4 add to a weight, float32 scales counted."""
+def narrow_bytes(options: Quantization) -> float:
+    """Bytes of a 4-bit weight with its share of what 32 weights have in common.
+
+    That is a float32 scale and, where blocks are not symmetric, half a byte of zero point.
+    """
+    return 4 / 8 + (4 if options.is_symmetric else 4.5) / 32
+
+
+def widening_bytes(name: str, n_weights: int, n_inputs: int, options: Quantization) -> float:
+    """What 8 bits instead of 4 add to a weight, float32 scales and zero points counted."""
     narrow, wide = (block_size_of(n_inputs, bits, options) for bits in (4, 8))
-    return n_weights * ((8 / 8 + 4 / wide) - (4 / 8 + 4 / narrow))
+    of_block = 4.5 if has_zero_points(name, n_inputs, 4, options) else 4
+    return n_weights * ((8 / 8 + 4 / wide) - (4 / 8 + of_block / narrow))
 
 
 def float_weight(base: Base, name: str) -> Floats:

@@ -43,8 +43,10 @@ def test_the_gate_runs_on_the_gpu(
         assert engine.generate("the card", max_new_tokens=8).token_ids == plain
 
 
-@pytest.fixture
-def webgpu_bundle(tiny_base: Path, alpha_adapter: Path, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=["tier=fast", "is_symmetric=false"])
+def webgpu_bundle(
+    request: pytest.FixtureRequest, tiny_base: Path, alpha_adapter: Path, tmp_path: Path
+) -> Iterator[Path]:
     """A float32 build: software devices lack what float16 shaders want."""
     needs("WebGpuExecutionProvider")
     profile = tmp_path / "webgpu32.yaml"
@@ -55,6 +57,7 @@ def webgpu_bundle(tiny_base: Path, alpha_adapter: Path, tmp_path: Path) -> Itera
         output=tmp_path / "bundle",
         targets=("cpu", str(profile)),
         adapters={"alpha": AdapterSource(path=alpha_adapter)},
+        quantization=request.param,
         parity=False,
     )
     yield tmp_path / "bundle"

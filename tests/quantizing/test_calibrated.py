@@ -197,7 +197,7 @@ def test_blocks_of_eight_bits_are_as_large_as_fills_the_inputs(
 
 def test_every_wrong_option_is_named() -> None:
     wrong = (
-        "blok_size=32,bits=5,fast,=3,eight_bit_budget=2,tier=qualty,is_symmetric=false,"
+        "blok_size=32,bits=5,fast,=3,eight_bit_budget=2,tier=qualty,is_symmetric=no way,"
         "embedding=maybe,calibration.rows=many,calibration.row=3"
     )
     with pytest.raises(RecipeError) as caught:
@@ -210,7 +210,7 @@ def test_every_wrong_option_is_named() -> None:
         "tier: expected 'fast', 'default' or 'quality', got 'qualty'; did you mean 'quality'?",
         "bits: expected 4 or 8, got 5",
         "eight_bit_budget: expected 1 or less, got 2",
-        "is_symmetric: expected true, got false",
+        "is_symmetric: expected true or false, got 'no way'",
         "embedding: expected true or false, got 'maybe'",
         "calibration.rows: expected a whole number, got 'many'",
     )
@@ -218,6 +218,6 @@ def test_every_wrong_option_is_named() -> None:
 
 
 def test_booleans_are_understood() -> None:
-    changed = change(Quantization(), "is_symmetric=true,embedding=false")
-    assert (changed.is_symmetric, changed.embedding) == (True, False)
+    changed = change(Quantization(), "is_symmetric=false,embedding=false")
+    assert (changed.is_symmetric, changed.embedding) == (False, False)
     assert change(Quantization(embedding=False), "embedding=True").embedding
