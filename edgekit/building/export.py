@@ -138,6 +138,8 @@ def builder_options(profile: TargetProfile) -> dict[str, str]:
     }
     if quantization.embedding:
         options["op_types_to_quantize"] = "MatMul/Gather"
+    else:
+        options["shared_embeddings"] = "false"  # by default a tied one reads the head's 4 bits
     if profile.builder in {"cuda", "webgpu"}:
         # The gate's CPU provider has no norms of q and k inside GroupQueryAttention.
         options["fuse_qk_norm_gqa"] = "false"

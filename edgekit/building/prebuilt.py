@@ -140,7 +140,7 @@ def quantization_of(base: Base) -> dict[str, str]:
         "bits": _all(number_of(node, "bits", 4) for node in layers),
         "head_bits": _all(number_of(node, "bits", 4) for node in others) or "float",
         "block_size": _all(number_of(node, "block_size", 32) for node in layers),
-        "is_symmetric": _all(not has_input(node, 3) for node in layers),
+        "is_symmetric": _all("false" if has_input(node, 3) else "true" for node in layers),
         "accuracy_level": _all(number_of(node, "accuracy_level", 0) for node in layers),
     }
 

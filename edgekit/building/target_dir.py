@@ -17,6 +17,7 @@ from edgekit.building.prebuilt import context_limits, decoder_graph, quantizatio
 from edgekit.building.sockets import add_sockets, find_sockets
 from edgekit.building.weights import FOLDER_FROM_TARGET, FOLDER_OPTION, WeightStore
 from edgekit.bundling.write import write_json
+from edgekit.quantizing.options import as_texts
 from edgekit.targets import TargetProfile
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import TargetRecord
@@ -65,7 +66,7 @@ def target_record(
     base: Base, profile: TargetProfile, store: WeightStore, *, verified_on: str | None
 ) -> TargetRecord:
     """The manifest's entry of a target whose directory was written."""
-    quantization = quantization_of(base) if base.is_prebuilt else profile.quantization.model_dump()
+    quantization = quantization_of(base) if base.is_prebuilt else as_texts(profile.quantization)
     path = f"targets/{profile.name}"
     graphs = graphs_of(profile)
     return TargetRecord(
@@ -77,7 +78,7 @@ def target_record(
         dtype=profile.io_dtype,
         adapter_mechanism=profile.adapters.mechanism,
         context_length=context_length(base, profile),
-        quantization={key: str(value) for key, value in quantization.items()},
+        quantization=quantization,
         requires=profile.requires,
         packages={key: text for key, text in profile.packages.items() if text},
         verified_on=verified_on,

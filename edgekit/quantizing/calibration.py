@@ -139,7 +139,7 @@ def _from_file(path: Path, base: Base, options: Calibration) -> torch.Tensor:
         raise RecipeError(
             f"calibration text '{path}' is too short: {len(tokens)} tokens make {available} rows "
             f"of {options.row_tokens}, {options.rows} are asked for",
-            hint="Give more text, or fewer rows.",
+            hint="Give more text (calibration.source), or ask for fewer or shorter rows.",
         )
     rows = torch.tensor(tokens[: available * options.row_tokens]).reshape(available, -1)
     # Spread over the whole text, whose parts may differ.

@@ -161,6 +161,24 @@ def change(options: Quantization, text: str) -> Quantization:
     return changed
 
 
+def as_texts(options: Quantization) -> dict[str, str]:
+    """What was chosen, in the keys and words of :func:`change`, for people to read in a manifest.
+
+    Calibration is left out where nothing was calibrated, and of a text's path all but its name.
+    """
+    chosen = options.model_dump(exclude_none=True, exclude={"calibration", "eight_bit"})
+    if options.eight_bit:
+        chosen["eight_bit"] = "+".join(options.eight_bit)
+    if options.needs_text:
+        calibration = options.calibration.model_dump()
+        calibration["source"] = Path(options.calibration.source).name
+        chosen |= {f"calibration.{key}": value for key, value in calibration.items()}
+    return {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in chosen.items()
+    }
+
+
 def check_sources(options: Mapping[str, Quantization]) -> None:
     """Raise if calibration text that is needed cannot be read: before the work, not amid it.
 

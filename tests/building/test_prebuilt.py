@@ -118,7 +118,7 @@ def test_the_manifest_says_what_it_is(foreign: Foreign, tmp_path: Path) -> None:
         "bits": "4",
         "head_bits": "4",
         "block_size": "32",
-        "is_symmetric": "True",
+        "is_symmetric": "true",
         "accuracy_level": "4",
     }
 

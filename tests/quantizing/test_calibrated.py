@@ -16,7 +16,7 @@ from edgekit.building.weights import load_graph
 from edgekit.errors import ParityError, RecipeError
 from edgekit.quantizing.blocks import Blocks
 from edgekit.quantizing.calibration import calibration_rows
-from edgekit.quantizing.options import Calibration, Quantization, change
+from edgekit.quantizing.options import Calibration, Quantization, as_texts, change
 from edgekit.quantizing.quantize import quantize_base
 from edgekit.quantizing.weights import EMBEDDING, HEAD, block_size_of, weight_sizes
 from edgekit_runtime.contract import SocketContract
@@ -221,3 +221,18 @@ def test_booleans_are_understood() -> None:
     changed = change(Quantization(), "is_symmetric=false,embedding=false")
     assert (changed.is_symmetric, changed.embedding) == (False, False)
     assert change(Quantization(embedding=False), "embedding=True").embedding
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tier=fast", "tier=quality,is_symmetric=false", "eight_bit=*.v_proj+*.o_proj,embedding=false"],
+)
+def test_what_a_manifest_says_can_be_chosen_again(text: str) -> None:
+    chosen = change(Quantization(), text)
+    said = as_texts(chosen)
+    assert (
+        change(Quantization(), ",".join(f"{key}={value}" for key, value in said.items())) == chosen
+    )
+    assert ("calibration.rows" in said) == chosen.needs_text
+    private = as_texts(change(chosen, "tier=default,calibration.source=/home/me/secret/notes.txt"))
+    assert private["calibration.source"] == "notes.txt"

@@ -12,6 +12,7 @@ from edgekit.building.base_shape import shape_of
 from edgekit.building.build import build
 from edgekit.building.dequantize import quantized_weights
 from edgekit.building.export import export_base
+from edgekit.building.inputs import load_profiles
 from edgekit.building.memory import disk_bytes
 from edgekit.building.reference import torch_reference
 from edgekit.building.weights import load_graph
@@ -57,3 +58,24 @@ def test_the_head_is_finer_and_the_layers_are_as_they_were(
     assert grown == pytest.approx(told, abs=4096)  # files are padded to pages
     with Bundle.open(tmp_path / "bundle", cache_dir=None).engine(threads=1) as engine:
         assert engine.generate("one", max_new_tokens=4).usage.completion_tokens == 4
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_float_embedding_stands_beside_the_head_that_it_was_tied_to(
+    target: str, tmp_path: Path
+) -> None:
+    base = resolve_base(str(make_tiny_model(tmp_path / "llama", "llama", tied=True)))
+    text = "tier=fast,embedding=false"
+    report = build(
+        name="float-table",
+        base=str(base.path),
+        targets=(target,),
+        output=tmp_path / "bundle",
+        quantization=text,
+    )
+    assert report.parity[target][""].exact_mean_kl < 1e-6
+    graph = load_graph(tmp_path / "bundle" / "targets" / target / "score.onnx").graph
+    assert "GatherBlockQuantized" not in {node.op_type for node in graph}
+    written = (tmp_path / "bundle" / "weights" / f"{target}.data").stat().st_size
+    told = disk_bytes(shape_of(base), load_profiles((target,), text, None)[target])
+    assert written == pytest.approx(told, rel=0.05)

@@ -188,7 +188,7 @@ def test_a_target_with_zero_points_ships(family: str, tied: bool, tmp_path: Path
     assert told - disk_bytes(shape_of(base), symmetric) == shape_of(base).n_weights // 64
     assert written == pytest.approx(told, rel=0.05)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
-    assert manifest["targets"]["cpu"]["quantization"]["is_symmetric"] == "False"
+    assert manifest["targets"]["cpu"]["quantization"]["is_symmetric"] == "false"
     with Bundle.open(tmp_path / "bundle", cache_dir=None).engine(threads=1) as engine:
         assert engine.generate("one", max_new_tokens=4).usage.completion_tokens == 4
 

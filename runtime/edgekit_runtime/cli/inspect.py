@@ -121,7 +121,7 @@ def _quantization(settings: Mapping[str, str]) -> str:
     parts = [f"int{settings['bits']}"]
     if algorithm := settings.get("algorithm"):
         parts.append("rtn" if algorithm == "default" else algorithm)
-    if (tier := settings.get("tier", "None")) != "None":
+    if tier := settings.get("tier"):
         parts.append(f"({tier})")
     block = settings.get("block_size")
     return " ".join(parts) + (f", block {block}" if block else "")
