@@ -21,5 +21,5 @@ def test_the_default_tier_loses_far_less_than_the_fast_one_for_few_more_bytes() 
     )
     assert default.size_bytes <= 1.16 * fast.size_bytes
     assert default.figures.mean_kl < 0.4 * fast.figures.mean_kl
-    assert default.figures.nll_increase < 0.12 < fast.figures.nll_increase
-    assert default.figures.top1 > 0.8
+    assert default.figures.nll_increase < 0.7 * fast.figures.nll_increase
+    assert fast.figures.top1 + 0.1 < default.figures.top1
