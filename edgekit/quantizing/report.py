@@ -12,6 +12,7 @@ from edgekit.bases import Base
 from edgekit.building.reference import torch_reference
 from edgekit.building.sessions import TargetSessions
 from edgekit.errors import RecipeError
+from edgekit.quantizing.measured_rows import RowSums, add_row, key_of, read_rows, rows_file
 from edgekit.quiet import quiet_libraries
 
 _ROW_TOKENS = 512
@@ -103,6 +104,8 @@ def compare_with_float(
 ) -> dict[str, QuantizationFigures]:
     """Measure built targets of one base; nothing is written to them.
 
+    Every row that was measured stays in the user's cache, so that what was stopped goes on there.
+
     Args:
         base: The float base.
         targets: Directories with score.onnx, by name.
@@ -113,31 +116,29 @@ def compare_with_float(
     Returns:
         Figures by name.
     """
-    with quiet_libraries(), torch_reference(base, {}) as reference:
-        sessions = {name: TargetSessions(path, threads) for name, path in targets.items()}
-        by_row: dict[str, list[_RowSums]] = {name: [] for name in targets}
-        for index, row in enumerate(rows):
-            on_message(f"comparing with the float base: row {index + 1} of {len(rows)}")
-            expected = reference.logits("", row)
-            actual = {name: session.score(row, None) for name, session in sessions.items()}
-            for name, sums in _compare_row(expected, actual, row).items():
-                by_row[name].append(sums)
-    return {name: _figures(sums, rows) for name, sums in by_row.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _RowSums:
-    """Sums over one row: nats of the float base and of the graph, KL, tokens that agree."""
-
-    nll_float: float
-    nll: float
-    kl: float
-    same: int
+    files = {name: rows_file(base, path) for name, path in targets.items()}
+    known = {name: read_rows(file) for name, file in files.items()}
+    keys = [key_of(row) for row in rows]
+    missing = {name: path for name, path in targets.items() if set(keys) - set(known[name])}
+    if missing:
+        with quiet_libraries(), torch_reference(base, {}) as reference:
+            sessions = {name: TargetSessions(path, threads) for name, path in missing.items()}
+            for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
+                left = [name for name in sessions if key not in known[name]]
+                if not left:
+                    continue
+                on_message(f"comparing with the float base: row {index + 1} of {len(rows)}")
+                expected = reference.logits("", row)
+                actual = {name: sessions[name].score(row, None) for name in left}
+                for name, sums in _compare_row(expected, actual, row).items():
+                    add_row(files[name], row, sums)
+                    known[name][key] = sums
+    return {name: _figures([known[name][key] for key in keys], rows) for name in targets}
 
 
 def _compare_row(
     expected: Any, actual: Mapping[str, Any], row: Sequence[int]
-) -> dict[str, _RowSums]:
+) -> dict[str, RowSums]:
     """Compare logits (tokens, vocabulary) in pieces: vocabularies are large."""
     import torch
 
@@ -156,12 +157,12 @@ def _compare_row(
             kl = log_q.sub_(log_p).mul_(p).sum(-1).double().sum().neg()
             sums[name] += [float(value) for value in (nll_float, nll, kl, same)]
     return {
-        name: _RowSums(nll_float=float(a), nll=float(b), kl=float(kl), same=int(same))
+        name: RowSums(nll_float=float(a), nll=float(b), kl=float(kl), same=int(same))
         for name, (a, b, kl, same) in sums.items()
     }
 
 
-def _figures(by_row: Sequence[_RowSums], rows: Rows) -> QuantizationFigures:
+def _figures(by_row: Sequence[RowSums], rows: Rows) -> QuantizationFigures:
     n_tokens, n_following = sum(map(len, rows)), sum(len(row) - 1 for row in rows)
     increases = [
         (sums.nll - sums.nll_float) / (len(row) - 1) for sums, row in zip(by_row, rows, strict=True)

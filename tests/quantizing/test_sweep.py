@@ -89,6 +89,39 @@ def test_figures_are_those_of_the_graph_that_ships(
     assert figures.top1 == pytest.approx(np.mean(same))
 
 
+def test_a_comparison_that_was_stopped_goes_on_where_it_was(
+    built_tiny_bundle: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    base = resolve_base(str(tiny_base))
+    targets = {"cpu": built_tiny_bundle / "targets" / "cpu"}
+    rows = [[1, *range(10, 60)], [1, *range(200, 230)], [1, *range(90, 100)]]
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(message: str) -> None:
+        if "row 3" in message:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        compare_with_float(base, targets, rows, threads=1, on_message=stop)
+    (file,) = (tmp_path / "cache" / "compared").iterdir()
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write('{"row": "cut o')
+    said: list[str] = []
+    resumed = compare_with_float(base, targets, rows, threads=1, on_message=said.append)
+    assert said == ["comparing with the float base: row 3 of 3"]
+    again = compare_with_float(base, targets, rows, threads=1, on_message=said.append)
+    assert len(said) == 1
+    file.unlink()
+    assert compare_with_float(base, targets, rows, threads=1)["cpu"] == resumed["cpu"]
+    assert again == resumed
+
+
 def test_rows_are_spread_over_the_whole_text(tiny_base: Path, tmp_path: Path) -> None:
     base = resolve_base(str(tiny_base))
     text = tmp_path / "text.txt"
