@@ -456,7 +456,7 @@ def test_qlora_trains_on_the_weights_that_the_device_has(
     trained = math.log(result.report.metrics["validation"]["perplexity"])
     gap = {name: abs(math.log(r.metrics["perplexity"]) - trained) for name, r in reports.items()}
     assert gap["torch"] < 1e-4
-    assert gap["device"] < 0.01
+    assert gap["device"] < 0.02  # int8 activations of a tiny random model
     assert gap["float"] > 5 * gap["device"]
 
 
