@@ -150,12 +150,17 @@ def _decode_speeds(targets: Mapping[str, Path], threads: int) -> dict[str, list[
     names = list(targets)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for round_ in range(_ROUNDS):
-            first = round_ % len(names)
-            order = (names[first:] + names[:first])[:: 1 if round_ % 2 else -1]
+            order = turns(names, round_)
             measured = pool.submit(_one_round, [targets[name] for name in order], threads)
             for name, speed in zip(order, measured.result(), strict=True):
                 speeds[name].append(speed)
     return speeds
+
+
+def turns(names: Sequence[str], round_: int) -> list[str]:
+    """Who answers when in a round: over the rounds each comes first in turn."""
+    first = round_ % len(names)
+    return [*names[first:], *names[:first]]
 
 
 def _one_round(targets: Sequence[Path], threads: int) -> list[float]:

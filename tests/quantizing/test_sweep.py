@@ -10,6 +10,7 @@ from edgekit.building.reference import torch_reference
 from edgekit.cli import main
 from edgekit.errors import RecipeError
 from edgekit.quantizing.report import compare_with_float, text_rows
+from edgekit.quantizing.sweep import turns
 
 
 def test_the_sweep_measures_size_speed_and_cost(
@@ -120,6 +121,15 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(
     file.unlink()
     assert compare_with_float(base, targets, rows, threads=1)["cpu"] == resumed["cpu"]
     assert again == resumed
+
+
+def test_each_target_comes_first_in_turn() -> None:
+    assert [turns(["a", "b"], round_) for round_ in range(3)] == [
+        ["a", "b"],
+        ["b", "a"],
+        ["a", "b"],
+    ]
+    assert [turns(["a", "b", "c"], round_)[0] for round_ in range(6)] == list("abcabc")
 
 
 def test_rows_are_spread_over_the_whole_text(tiny_base: Path, tmp_path: Path) -> None:
