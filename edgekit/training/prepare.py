@@ -114,7 +114,7 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
 
 def _check_rank(recipe: TrainRecipe, profile: TargetProfile) -> None:
     limit = profile.adapters.max_rank
-    largest = max(recipe.lora.r, *recipe.lora.rank_pattern.values(), 0)
+    largest = recipe.lora.largest_r
     if largest > limit:
         raise RecipeError(
             f"lora: rank {largest} is over what target '{profile.name}' takes, {limit}"

@@ -5,21 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.building.device_weights import use_device_weights
-from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
-from edgekit.training.adapter_files import write_adapter_files
+from edgekit.training.adapter_files import write_result
 from edgekit.training.arguments import (
     check_training,
-    has_fast_bf16,
-    lora_config,
     training_arguments,
 )
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
 from edgekit.training.generating import generate_texts
-from edgekit.training.output import finish_output, prepare_output, refuse_output, run_digest
+from edgekit.training.methods import trained_model
+from edgekit.training.output import (
+    drop_checkpoints,
+    finish_output,
+    prepare_output,
+    refuse_output,
+    run_digest,
+)
 from edgekit.training.prepare import Prepared, prepare
 from edgekit.training.report import (
     RowCounts,
@@ -81,12 +84,14 @@ def train(
         )
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
         trainer, report = _run(prepared, arguments, checkpoint, tell)
-        tell(Message(text="writing the adapter"))
+        tell(Message(text="writing the base" if recipe.method == "full" else "writing the adapter"))
         finish_output(
             recipe.output,
             digest,
-            lambda staged: write_adapter_files(staged, trainer.model, prepared, report),
+            lambda staged: write_result(staged, trainer.model, prepared, report),
         )
+        if recipe.method == "full":
+            drop_checkpoints(recipe.output)
     return report
 
 
@@ -103,7 +108,8 @@ def _run(
     recipe = prepared.recipe
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
-    model = _with_lora(prepared, tell, on_cpu=arguments.use_cpu)
+    checkpoints = recipe.output / "checkpoints"
+    model = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
     trainer = _trainer(prepared, model, arguments, tell)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
@@ -137,24 +143,6 @@ def _run(
         versions=library_versions(),
         warnings=(*prepared.warnings, *warnings),
     )
-
-
-def _with_lora(prepared: Prepared, tell: OnEvent, *, on_cpu: bool) -> Any:
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    # On a GPU the frozen weights are held in bfloat16, half the memory; LoRA's stay float32.
-    dtype = torch.bfloat16 if not on_cpu and has_fast_bf16(use_cpu=False) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
-    if prepared.profile is not None:
-        use_device_weights(
-            model, prepared.base, prepared.profile, lambda text: tell(Message(text=text))
-        )
-    try:
-        return get_peft_model(model, lora_config(prepared.recipe.lora))
-    except ValueError as err:
-        raise RecipeError(f"lora cannot be used with '{prepared.base.name}': {err}") from err
 
 
 def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> Any:
