@@ -36,7 +36,8 @@ def write_result(directory: Path, model: Any, prepared: Prepared, report: Traini
     _write_json(directory / "edgekit.json", _record(prepared, report))
     _write_json(directory / TRAINING_REPORT, report.to_dict())
     title = f"{prepared.recipe.output.name} on {prepared.recipe.base}"
-    draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title)
+    trained = f"training ({recipe.loss})" if recipe.loss else "training"
+    draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title, trained)
 
 
 def _write_peft(directory: Path, model: Any, base: str, initial: Path | None) -> None:

@@ -96,8 +96,14 @@ def loss_curve_of(log_history: Sequence[Mapping[str, Any]]) -> tuple[LossPoint, 
     return tuple(LossPoint(step=step, **values) for step, values in sorted(points.items()))
 
 
-def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: str) -> None:
-    """Draw training and validation loss into a PNG."""
+def draw_losses(
+    path: Path,
+    curve: Sequence[LossPoint],
+    best_step: int,
+    title: str,
+    trained: str = "training",
+) -> None:
+    """Draw training and validation loss into a PNG; ``trained`` names the curve of the first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -108,7 +114,7 @@ def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: s
     train = [(p.step, p.train_loss) for p in curve if p.train_loss is not None]
     evals = [(p.step, p.eval_loss) for p in curve if p.eval_loss is not None]
     if train:
-        axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label="training")
+        axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label=trained)
     if evals:
         axes.plot(*zip(*evals, strict=True), color="#c8553d", marker="o", label="validation")
         best = dict(evals).get(best_step)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
@@ -32,6 +32,9 @@ from edgekit.training.report import (
     peak_rss_bytes,
 )
 from edgekit.training.tokens import Question
+
+if TYPE_CHECKING:
+    from edgekit.training.losses import CheckedLoss
 
 MAX_GENERATED = 200
 
@@ -65,15 +68,18 @@ def train(
     tell = on_event or _ignore
     refuse_output(recipe.output, overwrite=overwrite)
     with quiet_libraries():
+        from edgekit.training.losses import own_loss_of
+
         check_training(recipe.training)
         if recipe.metrics:
             check_metrics(recipe.metrics)
+        own_loss = own_loss_of(recipe)
         prepared = prepare(recipe, tell)
         for warning in prepared.warnings:
             tell(Message(text=warning, is_warning=True))
         digest = run_digest(
             recipe,
-            prepared.base_digest,
+            prepared.base_digest + (own_loss.identity if own_loss else ""),
             [*prepared.train.sequences, *prepared.validation.sequences],
         )
         arguments = training_arguments(
@@ -83,7 +89,7 @@ def train(
             validates=bool(prepared.validation.sequences),
         )
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
-        trainer, report = _run(prepared, arguments, checkpoint, tell)
+        trainer, report = _run(prepared, arguments, checkpoint, own_loss, tell)
         tell(Message(text="writing the base" if recipe.method == "full" else "writing the adapter"))
         finish_output(
             recipe.output,
@@ -100,7 +106,11 @@ def _ignore(event: Event) -> None:
 
 
 def _run(
-    prepared: Prepared, arguments: Any, checkpoint: Path | None, tell: OnEvent
+    prepared: Prepared,
+    arguments: Any,
+    checkpoint: Path | None,
+    own_loss: "CheckedLoss | None",
+    tell: OnEvent,
 ) -> tuple[Any, TrainingReport]:
     """Train, keep the best weights, score them."""
     from transformers import set_seed
@@ -110,7 +120,7 @@ def _run(
     set_seed(recipe.seed)
     checkpoints = recipe.output / "checkpoints"
     model = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
-    trainer = _trainer(prepared, model, arguments, tell)
+    trainer = _trainer(prepared, model, arguments, own_loss, tell)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
     started = time.perf_counter()
@@ -145,7 +155,13 @@ def _run(
     )
 
 
-def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> Any:
+def _trainer(
+    prepared: Prepared,
+    model: Any,
+    arguments: Any,
+    own_loss: "CheckedLoss | None",
+    tell: OnEvent,
+) -> Any:
     from torch.utils.tensorboard import SummaryWriter
     from transformers import PrinterCallback
     from transformers.integrations import TensorBoardCallback
@@ -154,6 +170,7 @@ def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> A
 
     trainer = CompletionTrainer(
         model=model,
+        own_loss=own_loss,
         args=arguments,
         data_collator=PaddingCollator(min(prepared.end_ids)),
         train_dataset=prepared.train.sequences,
