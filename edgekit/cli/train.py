@@ -38,6 +38,10 @@ def train_command(
             "--overwrite", help="Replace a finished adapter, or another recipe's unfinished run."
         ),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Start even if the memory estimate is far over this machine."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an adapter from a recipe.
@@ -57,7 +61,7 @@ def train_command(
         progress.say("loading transformers and peft")
         from edgekit.training.train import train
 
-        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite)
+        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite, force=force)
     if as_json:
         write_json(report.to_dict())
     else:
@@ -172,7 +176,8 @@ def _show(report: "TrainingReport") -> None:
         table,
         "speed",
         f"{report.seconds:.0f} s, {report.tokens_per_s:.0f} tokens/s, {report.precision}, "
-        f"peak {show_size(report.peak_rss_bytes)}",
+        f"peak {show_size(report.peak_rss_bytes)} "
+        f"(estimated {show_size(report.memory_estimate['total_bytes'])})",
     )
     console().print(table)
     if following := _next(report):

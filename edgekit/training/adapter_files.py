@@ -72,6 +72,7 @@ def _record(prepared: Prepared, report: TrainingReport) -> dict[str, Any]:
             "name": prepared.recipe.base,
             "source": prepared.base.source,
             "fingerprint": prepared.base.fingerprint,
+            "license": prepared.base.license,
         },
         "method": prepared.recipe.method,
         "weights": prepared.recipe.weights,

@@ -52,6 +52,9 @@ class TrainingReport:
         best_step: Whose weights were kept: lowest validation loss, or the last step.
         seconds: Of the training loop, evaluations included; since the resume, if resumed.
         tokens_per_s: Tokens read in training, padding left out, by those seconds.
+        peak_rss_bytes: Most memory that the process held, from its start.
+        memory_estimate: What was estimated before the first step, by purpose, in bytes.
+        base_license: What the base declares, and its limits.
         precision: "float32" or "bfloat16" (autocast) or "float16".
     """
 
@@ -73,6 +76,8 @@ class TrainingReport:
     seconds: float
     tokens_per_s: float
     peak_rss_bytes: int
+    memory_estimate: Mapping[str, int]
+    base_license: Mapping[str, Any]
     precision: str
     device: str
     seed: int

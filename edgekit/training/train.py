@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from edgekit.training.arguments import (
     training_arguments,
 )
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
+from edgekit.training.fit import check_memory
 from edgekit.training.generating import generate_texts
 from edgekit.training.methods import trained_model
 from edgekit.training.output import (
@@ -45,6 +47,7 @@ def train(
     on_event: OnEvent | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    force: bool = False,
 ) -> TrainingReport:
     """Train an adapter as a recipe says, and write it to the recipe's output.
 
@@ -56,6 +59,7 @@ def train(
         on_event: Told of phases, warnings and steps.
         resume: Whether to go on with an unfinished run of the same recipe.
         overwrite: Whether to replace a finished adapter, or another recipe's unfinished run.
+        force: Whether to start a run that needs far more memory than this machine has.
 
     Returns:
         What is also in ``training_report.json``.
@@ -88,8 +92,13 @@ def train(
             n_sequences=len(prepared.train.sequences),
             validates=bool(prepared.validation.sequences),
         )
+        _tell_license(prepared, tell)
+        memory, too_little = check_memory(prepared, arguments, tell, force=force)
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
         trainer, report = _run(prepared, arguments, checkpoint, own_loss, tell)
+        report = replace(
+            report, memory_estimate=memory.to_dict(), warnings=(*too_little, *report.warnings)
+        )
         tell(Message(text="writing the base" if recipe.method == "full" else "writing the adapter"))
         finish_output(
             recipe.output,
@@ -99,6 +108,15 @@ def train(
         if recipe.method == "full":
             drop_checkpoints(recipe.output)
     return report
+
+
+def _tell_license(prepared: Prepared, tell: OnEvent) -> None:
+    """Show the base's licence before any work, and what it limits as a warning."""
+    license = prepared.license
+    text = f"licence of the base '{prepared.base.name}': {license.title}"
+    if license.limits:
+        text += "; " + "; ".join(license.limits)
+    tell(Message(text=text, is_warning=bool(license.limits)))
 
 
 def _ignore(event: Event) -> None:
@@ -147,6 +165,8 @@ def _run(
         seconds=round(seconds, 3),
         tokens_per_s=round(trainer.n_tokens_read / seconds, 1),
         peak_rss_bytes=peak_rss_bytes(),
+        memory_estimate={},
+        base_license=prepared.license.to_dict(),
         precision=_precision(trainer.args),
         device=str(trainer.args.device),
         seed=recipe.seed,
