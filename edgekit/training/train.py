@@ -17,6 +17,7 @@ from edgekit.training.arguments import (
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
 from edgekit.training.fit import check_memory
 from edgekit.training.generating import generate_texts
+from edgekit.training.memory import return_freed_memory
 from edgekit.training.methods import trained_model
 from edgekit.training.output import (
     drop_checkpoints,
@@ -93,6 +94,7 @@ def train(
             validates=bool(prepared.validation.sequences),
         )
         _tell_license(prepared, tell)
+        return_freed_memory()
         memory, too_little = check_memory(prepared, arguments, tell, force=force)
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
         trainer, report = _run(prepared, arguments, checkpoint, own_loss, tell)
