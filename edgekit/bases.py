@@ -277,10 +277,7 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def license_of(path: Path) -> str | None:
-    """The ``license:`` of a model card's front matter."""
-    card = path / "README.md"
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"^license:\s*(\S+)\s*$", text, re.MULTILINE)
-    return match.group(1) if match else None
+    """The identifier that a model card's front matter, or a GGUF file's metadata, declares."""
+    from edgekit.licenses import read_license
+
+    return read_license(path).id

@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from edgekit.bases import fingerprint_of
 from edgekit.errors import BaseModelError
+from edgekit.licenses import GGUF_LICENSE_FILE, write_gguf_license
 from edgekit.quiet import quiet_libraries
 from edgekit_runtime.digests import sha256_of_file
 
@@ -34,6 +35,8 @@ def dequantized_gguf(gguf: Path, directory: Path) -> tuple[Path, str]:
         with FileLock(directory / f"{key}.lock"):
             if not stored.is_file():  # another process may have just made it
                 _dequantize(gguf, target)
+    if not (target / GGUF_LICENSE_FILE).is_file():  # one that an earlier edgekit dequantized
+        write_gguf_license(gguf, target)
     return target, stored.read_text(encoding="ascii")
 
 

@@ -21,14 +21,13 @@ from pydantic import (
 )
 
 from edgekit.errors import RecipeError
+from edgekit.method_recipes import METHODS, BottleneckRecipe, LoraRecipe, method_problems, target_of
 from edgekit.recipe_files import apply_overrides, read_yaml
 from edgekit.templates import template_fields
 from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
 Task = Literal["classification", "extraction", "generation", "summarization", "chat"]
-SUPPORTED_METHODS = ("lora", "qlora")
-TARGET_WEIGHTS = "target:"
 
 
 class _Typed(BaseModel):
@@ -50,14 +49,6 @@ def _check_validation(value: Any) -> Any:
             "expected a share from 0 to below 1, a file, or a slice such as train[90%:]"
         )
     return float(value)
-
-
-def _check_modules(value: Any) -> Any:
-    if value is None or isinstance(value, str):  # None is right where the field's type says so
-        return value
-    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise ValueError("expected all-linear, a list of module names, or a regular expression")
 
 
 class MessageTemplate(_Typed):
@@ -139,27 +130,14 @@ def _checked_template(template: str | None) -> str | None:
     return template
 
 
-class LoraRecipe(_Typed):
-    """PEFT's ``LoraConfig``, by its own names: what edgekit can put into a bundle exactly."""
-
-    r: int = Field(default=16, ge=1)
-    lora_alpha: float = Field(default=32, gt=0)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_check_modules)] = "all-linear"
-    exclude_modules: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_modules)] = None
-    use_rslora: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
-    layers_to_transform: tuple[int, ...] | None = None
-    layers_pattern: str | None = None
-    init_lora_weights: bool | str = True
-
-
 class TrainRecipe(_Typed):
     """``edgekit train recipe.yaml``.
 
     Attributes:
         weights: ``target:NAME`` for method qlora: train on the int4 weights of that target.
+        loss: ``path/to/file.py:ClassName`` or the name of an installed ``edgekit.losses`` entry
+            point, instead of the mean cross entropy of the learnt tokens.
+        loss_options: Keyword arguments that the loss class is made with.
         training: Hugging Face ``TrainingArguments`` by their own names; checked when training.
         metrics: Scored on validation at the end; the task's own by default.
         seed: Of the split, the adapter's first weights, the order of rows and dropout.
@@ -171,6 +149,9 @@ class TrainRecipe(_Typed):
     task: Task = "generation"
     data: DataRecipe
     lora: LoraRecipe = LoraRecipe()
+    bottleneck: BottleneckRecipe = BottleneckRecipe()
+    loss: str | None = None
+    loss_options: dict[str, Any] = {}
     training: dict[str, Any] = {}
     metrics: tuple[str, ...] | None = None
     output: Path
@@ -180,29 +161,20 @@ class TrainRecipe(_Typed):
     @field_validator("method")
     @classmethod
     def _method_is_supported(cls, method: str) -> str:
-        if method not in SUPPORTED_METHODS:
-            raise ValueError(f"not supported; supported now: {', '.join(SUPPORTED_METHODS)}")
+        if method not in METHODS:
+            raise ValueError(f"not supported; supported now: {', '.join(METHODS)}")
         return method
 
     @model_validator(mode="after")
-    def _weights_fit_the_method(self) -> "TrainRecipe":
-        if self.method == "qlora" and self.target is None:
-            got = "none" if self.weights is None else repr(self.weights)
-            raise ValueError(f"method qlora needs weights: {TARGET_WEIGHTS}NAME, got {got}")
-        if self.method != "qlora" and self.weights is not None:
-            raise ValueError(f"weights is for method qlora, and method is {self.method}")
+    def _fits_the_method(self) -> "TrainRecipe":
+        if problems := method_problems(self):
+            raise ValueError("\n".join(problems))
         return self
 
     @property
     def target(self) -> str | None:
         """Name or path of the target whose weights are trained on; None for the float base."""
         return target_of(self.weights)
-
-
-def target_of(weights: str | None) -> str | None:
-    """The target of ``target:NAME``; None for anything else."""
-    name = (weights or "").removeprefix(TARGET_WEIGHTS)
-    return name if name and name != weights else None
 
 
 class AdapterSource(_Typed):

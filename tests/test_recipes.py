@@ -115,17 +115,19 @@ def test_every_problem_is_told_at_once_with_the_nearest_name() -> None:
         "lora.r: expected 1 or more, got 0",
         "lora.lora_alpa: unknown key; did you mean 'lora_alpha' or 'lora_dropout'? known: "
         "alpha_pattern, exclude_modules, init_lora_weights, layers_pattern, layers_to_transform, "
-        "lora_alpha, lora_dropout, r, rank_pattern, target_modules, use_rslora",
+        "lora_alpha, lora_dropout, modules_to_save, r, rank_pattern, target_modules, use_rslora",
         "seed: expected a whole number, got 'x'",
-        "metod: unknown key; did you mean 'method' or 'metrics'? known: base, data, license, "
-        "lora, method, metrics, output, seed, task, training, weights",
+        "metod: unknown key; did you mean 'method' or 'metrics'? known: base, bottleneck, "
+        "data, license, lora, loss, loss_options, method, metrics, output, seed, task, "
+        "training, weights",
     )
 
 
-@pytest.mark.parametrize("method", ["dora", "full", "lorra"])
+@pytest.mark.parametrize("method", ["adalora", "lorra"])
 def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
     assert problems_of(values(method=method)) == (
-        f"method: not supported; supported now: lora, qlora, got {method!r}",
+        f"method: not supported; supported now: lora, qlora, dora, full, bottleneck, "
+        f"got {method!r}",
     )
 
 
@@ -142,9 +144,49 @@ def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
             "method qlora needs weights: target:NAME, got 'target:'",
         ),
         ({"weights": "target:cpu"}, "weights is for method qlora, and method is lora"),
+        (
+            {"method": "full", "lora": {"r": 4}},
+            "lora is for methods lora, qlora, dora, and method is full",
+        ),
+        (
+            {"bottleneck": {"reduction_factor": 4}},
+            "bottleneck is for method bottleneck, and method is lora",
+        ),
+        ({"loss_options": {"weight": 1}}, "loss_options go with loss, and there is none"),
+        (
+            {"lora": {"init_lora_weights": "loftq"}},
+            "loftq starts from what rounding took from the weights, so it goes with method qlora",
+        ),
+        (
+            {"method": "dora", "lora": {"init_lora_weights": "pissa"}},
+            "pissa changes the base's weights, and DoRA's magnitudes are those of the unchanged",
+        ),
+        (
+            {
+                "lora": {
+                    "init_lora_weights": "olora",
+                    "use_rslora": True,
+                    "rank_pattern": {"q_proj": 4},
+                }
+            },
+            "olora cannot be written for the unchanged base together with use_rslora",
+        ),
+        (
+            {"lora": {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"]}},
+            "pissa cannot be written for the unchanged base together with modules_to_save",
+        ),
+        ({"lora": {"init_lora_weights": "corda"}}, "lora.init_lora_weights: expected true, false"),
+        (
+            {"lora": {"init_lora_weights": "pissa_niter_0"}},
+            "or pissa_niter_NUMBER, got 'pissa_niter_0'",
+        ),
+        (
+            {"method": "bottleneck", "bottleneck": {"reduction_factor": 0.5}},
+            "bottleneck.reduction_factor: expected 1 or more, got 0.5",
+        ),
     ],
 )
-def test_weights_go_with_qlora_and_with_nothing_else(changes: dict[str, str], problem: str) -> None:
+def test_what_does_not_go_with_a_method(changes: dict[str, Any], problem: str) -> None:
     (found,) = problems_of(values(**changes))
     assert problem in found
 

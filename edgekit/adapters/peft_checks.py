@@ -26,10 +26,15 @@ _HARMLESS = {
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _WAYS_OUT = {
     "use_dora": "DoRA rescales the merged weight's columns; a LoRA socket cannot express it "
-    "exactly. Train with use_dora=False, or merge it into the base and build that.",
-    "modules_to_save": "whole retrained modules do not fit a socket. Train without "
-    "modules_to_save, or merge into the base and build that.",
-    "bias": "trained biases do not fit a socket. Train with bias='none'.",
+    "exactly. Make a base of its own of it: edgekit merge, then build --base.",
+    "modules_to_save": "whole retrained modules do not fit a socket. Make a base of its own of "
+    "it: edgekit merge, then build --base.",
+    "bias": "trained biases do not fit a socket. Make a base of its own of it: edgekit merge, then "
+    "build --base.",
+}
+_OTHER_KINDS = {
+    "BOTTLENECK": "a bottleneck is not linear: it fits no socket, and it cannot be merged into a "
+    "weight. It runs in PyTorch only; train with method: lora, dora or full for a device",
 }
 
 
@@ -37,7 +42,10 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Settings of ``adapter_config.json`` that sockets cannot express exactly."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        yield f"{CONFIG_FILE}: peft_type: expected LORA, got {kind}"
+        reason = f": {_OTHER_KINDS[kind]}" if kind in _OTHER_KINDS else ""
+        yield f"{CONFIG_FILE}: peft_type: expected LORA, got {kind}{reason}"
+        if reason:
+            return
     for key, reason in _WAYS_OUT.items():
         value = config.get(key)
         if value and value != "none":

@@ -152,6 +152,13 @@ def read_peft_adapter(
     )
 
 
+def check_tensors(path: Path) -> list[str]:
+    """What is wrong with an adapter's weight file, whatever its tensors are for: types, NaN."""
+    problems: list[str] = []
+    _read_tensors(path / WEIGHTS_FILE, problems)
+    return problems
+
+
 def base_linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
     """Shapes (out, in) of a base's decoder linears by module path, from the files' headers."""
     from safetensors import safe_open
@@ -231,6 +238,8 @@ def _modules(
     halves: dict[str, dict[str, Array]] = {}
     for key, tensor in tensors.items():
         match = _TENSOR.match(key)
+        if not match and _is_told_of(key, config):
+            continue
         if not match:
             problems.append(f"{key}: no LoRA tensor of a linear layer")
         elif match["module"] not in shapes:
@@ -250,6 +259,13 @@ def _modules(
             scaled = found["B"] * np.float32(_scaling(module, config))
             pairs[module] = LoraPair(found["A"], scaled)
     return pairs
+
+
+def _is_told_of(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether the config's own problem says already that this tensor fits no socket."""
+    if config.get("peft_type") != "LORA" or "lora_magnitude_vector" in key:
+        return config.get("peft_type") != "LORA" or bool(config.get("use_dora"))
+    return any(f".{name}." in key for name in config.get("modules_to_save") or [])
 
 
 def _pair_problems(

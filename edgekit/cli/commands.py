@@ -48,6 +48,11 @@ app = group_of(
             summary="Train an adapter from a recipe.",
             panel=_MAKE,
         ),
+        "merge": Mount(
+            source="edgekit.cli.merge:merge_command",
+            summary="Merge an adapter into its base: a base of its own, for what no socket takes.",
+            panel=_MAKE,
+        ),
         "eval": Mount(
             source="edgekit.cli.eval:eval_command",
             summary="Score a torch model or a bundle, with an adapter or without, by one code.",

@@ -38,6 +38,10 @@ def train_command(
             "--overwrite", help="Replace a finished adapter, or another recipe's unfinished run."
         ),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Start even if the memory estimate is far over this machine."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an adapter from a recipe.
@@ -57,7 +61,7 @@ def train_command(
         progress.say("loading transformers and peft")
         from edgekit.training.train import train
 
-        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite)
+        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite, force=force)
     if as_json:
         write_json(report.to_dict())
     else:
@@ -157,7 +161,8 @@ def _show(report: "TrainingReport") -> None:
     rows = report.rows
     left_out = f", {rows.truncated} too long and left out" if rows.truncated else ""
     repeated = f", {rows.duplicates} repeated" if rows.duplicates else ""
-    add_row(table, "adapter", str(report.output))
+    kind = "new base" if report.recipe["method"] == "full" else "adapter"
+    add_row(table, kind, str(report.output))
     add_row(table, "base", f"{report.base}  {report.base_fingerprint[:19]}…")
     weights = report.recipe.get("weights")
     add_row(table, "method", f"{report.recipe['method']}{f' on {weights}' if weights else ''}")
@@ -171,12 +176,21 @@ def _show(report: "TrainingReport") -> None:
         table,
         "speed",
         f"{report.seconds:.0f} s, {report.tokens_per_s:.0f} tokens/s, {report.precision}, "
-        f"peak {show_size(report.peak_rss_bytes)}",
+        f"peak {show_size(report.peak_rss_bytes)} "
+        f"(estimated {show_size(report.memory_estimate['total_bytes'])})",
     )
     console().print(table)
-    console().print(
-        f"Next: edgekit build --base {report.base} --adapter {report.output.name}={report.output}"
-        f" -o bundles/{report.output.name}",
-        markup=False,
-        soft_wrap=True,
-    )
+    if following := _next(report):
+        console().print(f"Next: {following}", markup=False, soft_wrap=True)
+
+
+def _next(report: "TrainingReport") -> str | None:
+    """The command that takes the result on its way to a device."""
+    name, base, recipe = report.output.name, report.base, report.recipe
+    if recipe["method"] == "full":
+        return f"edgekit build --base {report.output} -o bundles/{name}"
+    if recipe["method"] == "bottleneck":
+        return None
+    if recipe["method"] == "dora" or recipe["lora"]["modules_to_save"]:
+        return f"edgekit merge {report.output} --base {base} -o models/{name}"
+    return f"edgekit build --base {base} --adapter {name}={report.output} -o bundles/{name}"

@@ -18,8 +18,9 @@ from edgekit.evaluating.answers import (
 )
 from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
+from edgekit.method_recipes import TARGET_WEIGHTS, target_of
 from edgekit.quiet import quiet_libraries
-from edgekit.recipes import TARGET_WEIGHTS, DataRecipe, parse_recipe, target_of
+from edgekit.recipes import DataRecipe, parse_recipe
 from edgekit.targets import load_target
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table

@@ -4,7 +4,6 @@ Both answer the same questions, so that one scoring code serves both.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,7 +184,7 @@ def torch_subject(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from edgekit.adapters.peft_dir import read_peft_adapter
+    from edgekit.adapters.any_kind import with_adapter
 
     resolved = resolve_base(base)
     tokenizer = AutoTokenizer.from_pretrained(resolved.path)
@@ -194,10 +193,7 @@ def torch_subject(
         use_device_weights(model, resolved, profile)
     ends = end_token_ids(tokenizer, model.generation_config)
     if adapter is not None:
-        from peft import PeftModel
-
-        read_peft_adapter(adapter, resolved, name=adapter.name, max_rank=model.config.hidden_size)
-        model = PeftModel.from_pretrained(model, os.fspath(adapter)).eval()
+        model = with_adapter(model, resolved, adapter)
     yield TorchSubject(model, tokenizer, ends, model.config.max_position_embeddings)
 
 

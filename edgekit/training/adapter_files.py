@@ -1,38 +1,58 @@
-"""The files of a finished adapter: PEFT's two, untouched in format, and edgekit's beside them."""
+"""The files of a finished run: PEFT's two, or those of a base, and edgekit's beside them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from edgekit.training.output import ADAPTER_CONFIG
+from edgekit.base_files import write_base_files
+from edgekit.training.methods import initial_adapter
+from edgekit.training.output import ADAPTER_CONFIG, TRAINING_REPORT
 from edgekit.training.prepare import Prepared
 from edgekit.training.report import TrainingReport, draw_losses
 
 N_EXAMPLES = 8
 
 
-def write_adapter_files(
-    directory: Path, model: Any, prepared: Prepared, report: TrainingReport
-) -> None:
-    """Write an adapter, what edgekit records of it, the report and its picture.
+def write_result(directory: Path, model: Any, prepared: Prepared, report: TrainingReport) -> None:
+    """Write an adapter or a base, what edgekit records of it, the report and its picture.
 
     Args:
         directory: Empty.
-        model: The PEFT model with the weights to keep.
+        model: The model with the weights to keep, around which PEFT is unless all were trained.
         prepared: What the run started from.
         report: What came out.
     """
-    _write_peft(directory, model, prepared.recipe.base)
+    recipe = prepared.recipe
+    if recipe.method == "full":
+        how = f"Fine-tuned by edgekit, all weights, {report.best_step} steps."
+        write_base_files(directory, model, prepared.base, license=recipe.license, how=how)
+    elif recipe.method == "bottleneck":
+        from edgekit.training.bottleneck import save_bottlenecks
+
+        save_bottlenecks(model, directory, recipe.base, recipe.bottleneck)
+    else:
+        initial = initial_adapter(prepared, recipe.output / "checkpoints")
+        _write_peft(directory, model, recipe.base, initial)
     _write_json(directory / "edgekit.json", _record(prepared, report))
-    _write_json(directory / "training_report.json", report.to_dict())
+    _write_json(directory / TRAINING_REPORT, report.to_dict())
     title = f"{prepared.recipe.output.name} on {prepared.recipe.base}"
-    draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title)
+    trained = f"training ({recipe.loss})" if recipe.loss else "training"
+    draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title, trained)
 
 
-def _write_peft(directory: Path, model: Any, base: str) -> None:
+def _write_peft(directory: Path, model: Any, base: str, initial: Path | None) -> None:
+    """Write an adapter of the untouched base.
+
+    Where the first A and B were taken out of the base's weights (``initial``), what training
+    changed is their difference to the last ones: ``B A - B0 A0``, a LoRA of twice the rank.
+    """
     # The name as typed: a path of this machine would say nothing on another.
     model.peft_config["default"].base_model_name_or_path = base
-    model.save_pretrained(directory, save_embedding_layers=False)
+    model.save_pretrained(
+        directory,
+        save_embedding_layers=False,
+        path_initial_model_for_weight_conversion=str(initial.absolute()) if initial else None,
+    )
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card, all placeholders
     path = directory / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +72,9 @@ def _record(prepared: Prepared, report: TrainingReport) -> dict[str, Any]:
             "name": prepared.recipe.base,
             "source": prepared.base.source,
             "fingerprint": prepared.base.fingerprint,
+            "license": prepared.base.license,
         },
+        "method": prepared.recipe.method,
         "weights": prepared.recipe.weights,
         "task": prepared.recipe.task,
         "prompt": data["prompt"],

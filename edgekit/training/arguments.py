@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RecipeError
-from edgekit.recipes import LoraRecipe, TrainRecipe
+from edgekit.method_recipes import LoraRecipe
+from edgekit.recipes import TrainRecipe
 from edgekit_runtime.errors import nearest
 
 DEFAULT_LEARNING_RATE = 1e-3
+FULL_LEARNING_RATE = 5e-5  # every weight moves, so each moves less
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_EPOCHS = 3.0
 N_EVALUATIONS = 5
@@ -108,7 +110,7 @@ def training_arguments(
         "per_device_train_batch_size": DEFAULT_BATCH_SIZE,
         "num_train_epochs": DEFAULT_EPOCHS,
         "per_device_eval_batch_size": 16,
-        "learning_rate": DEFAULT_LEARNING_RATE,
+        "learning_rate": FULL_LEARNING_RATE if recipe.method == "full" else DEFAULT_LEARNING_RATE,
         "lr_scheduler_type": "cosine",
         "warmup_steps": max(1, round(0.05 * max_steps)),
         "max_grad_norm": 1.0,
@@ -170,7 +172,7 @@ def has_fast_bf16(*, use_cpu: bool) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def lora_config(lora: LoraRecipe) -> Any:
+def lora_config(lora: LoraRecipe, *, use_dora: bool = False) -> Any:
     """Make PEFT's LoraConfig."""
     from peft import LoraConfig
 
@@ -178,7 +180,9 @@ def lora_config(lora: LoraRecipe) -> Any:
     values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
     values["lora_alpha"] = _whole(lora.lora_alpha)
     values["alpha_pattern"] = {key: _whole(v) for key, v in lora.alpha_pattern.items()}
-    return LoraConfig(task_type="CAUSAL_LM", **values)
+    if lora.init_lora_weights == "loftq":  # PEFT's own would round the base once more
+        values["init_lora_weights"] = True
+    return LoraConfig(task_type="CAUSAL_LM", use_dora=use_dora, **values)
 
 
 def _whole(number: float) -> float | int:

@@ -1,7 +1,8 @@
 """The output directory: what may be written where, and how a run is found again.
 
-``adapter_config.json`` is written last and is what makes a directory an adapter: a run that is
-killed at any moment leaves either the adapter that was there before, or none.
+``adapter_config.json`` is written last and is what makes a directory an adapter, as
+``config.json`` makes it a base: a run that is killed at any moment leaves either what was there
+before, or neither.
 """
 
 import hashlib
@@ -13,11 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.base_files import BASE_CONFIG
 from edgekit.errors import RecipeError
 from edgekit.recipes import TrainRecipe
 from edgekit.training.tokens import TokenizedExample
 
 ADAPTER_CONFIG = "adapter_config.json"
+TRAINING_REPORT = "training_report.json"
+_MARKS = (ADAPTER_CONFIG, BASE_CONFIG)
 _RUN_FILE = "run.json"
 # Written last by the Trainer, so a checkpoint that has it is whole.
 _CHECKPOINT_MARK = "trainer_state.json"
@@ -46,15 +50,20 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
         raise RecipeError(f"output {output}: {existing} is a file", hint="Choose a directory.")
     if not output.is_dir():
         return
-    holds_adapter = (output / ADAPTER_CONFIG).exists()
-    if holds_adapter and not overwrite:
+    found = next((mark for mark in _MARKS if (output / mark).exists()), None)
+    # A base that was not trained here may be all that somebody has of it.
+    is_result = found == ADAPTER_CONFIG or (output / TRAINING_REPORT).exists()
+    if found and not (overwrite and is_result):
+        kind = "adapter" if found == ADAPTER_CONFIG else "base"
         raise RecipeError(
-            f"output {output} holds a finished adapter",
-            hint="Choose another `output`, or --overwrite to replace it.",
+            f"output {output} holds a finished {kind}",
+            hint="Choose another `output`, or --overwrite to replace it."
+            if is_result
+            else "Choose another `output`.",
         )
     holds_run = (output / "checkpoints" / _RUN_FILE).exists()
     # Not even with --overwrite: what lies in `checkpoints` and `runs` there would be deleted.
-    if any(output.iterdir()) and not holds_adapter and not holds_run:
+    if any(output.iterdir()) and not found and not holds_run:
         raise RecipeError(
             f"output {output} exists, is not empty, and is not a training run",
             hint="Choose another `output`.",
@@ -111,13 +120,22 @@ def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> N
     with tempfile.TemporaryDirectory(dir=output, prefix=".finishing-") as temporary:
         staged = Path(temporary)
         write(staged)
-        (output / ADAPTER_CONFIG).unlink(missing_ok=True)
         names = sorted(path.name for path in staged.iterdir())
-        for name in sorted(names, key=lambda name: name == ADAPTER_CONFIG):
+        for mark in _MARKS:
+            (output / mark).unlink(missing_ok=True)
+        for old in (*output.glob("*.safetensors"), *output.glob("*.safetensors.index.json")):
+            old.unlink()  # of another kind or another number of shards: it would be read, too
+        for name in sorted(names, key=lambda name: name in _MARKS):
             with (staged / name).open("r+b") as file:
                 os.fsync(file.fileno())
             (staged / name).replace(output / name)
     _write_run(output / "checkpoints", digest, finished=True)
+
+
+def drop_checkpoints(output: Path) -> None:
+    """Delete what a finished run would have gone on from; of a whole model it is large."""
+    for checkpoint in (output / "checkpoints").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _last_checkpoint(checkpoints: Path) -> Path | None:

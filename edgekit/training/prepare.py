@@ -8,6 +8,7 @@ from edgekit.bases import Base, resolve_base
 from edgekit.building.export import refuse_unsupported
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.metrics import default_metrics
+from edgekit.licenses import License, read_license
 from edgekit.recipes import TrainRecipe
 from edgekit.targets import TargetProfile, load_target
 from edgekit.training.events import Message, OnEvent
@@ -32,6 +33,11 @@ class Prepared:
     test: TokenizedSplit
     profile: TargetProfile | None
     warnings: tuple[str, ...]
+
+    @property
+    def license(self) -> License:
+        """The base's, with its limits."""
+        return read_license(self.base.path, known_id=self.base.license)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -114,7 +120,7 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
 
 def _check_rank(recipe: TrainRecipe, profile: TargetProfile) -> None:
     limit = profile.adapters.max_rank
-    largest = max(recipe.lora.r, *recipe.lora.rank_pattern.values(), 0)
+    largest = recipe.lora.largest_r
     if largest > limit:
         raise RecipeError(
             f"lora: rank {largest} is over what target '{profile.name}' takes, {limit}"

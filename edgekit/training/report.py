@@ -52,6 +52,9 @@ class TrainingReport:
         best_step: Whose weights were kept: lowest validation loss, or the last step.
         seconds: Of the training loop, evaluations included; since the resume, if resumed.
         tokens_per_s: Tokens read in training, padding left out, by those seconds.
+        peak_rss_bytes: Most memory that the process held, from its start.
+        memory_estimate: What was estimated before the first step, by purpose, in bytes.
+        base_license: What the base declares, and its limits.
         precision: "float32" or "bfloat16" (autocast) or "float16".
     """
 
@@ -73,6 +76,8 @@ class TrainingReport:
     seconds: float
     tokens_per_s: float
     peak_rss_bytes: int
+    memory_estimate: Mapping[str, int]
+    base_license: Mapping[str, Any]
     precision: str
     device: str
     seed: int
@@ -96,8 +101,14 @@ def loss_curve_of(log_history: Sequence[Mapping[str, Any]]) -> tuple[LossPoint, 
     return tuple(LossPoint(step=step, **values) for step, values in sorted(points.items()))
 
 
-def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: str) -> None:
-    """Draw training and validation loss into a PNG."""
+def draw_losses(
+    path: Path,
+    curve: Sequence[LossPoint],
+    best_step: int,
+    title: str,
+    trained: str = "training",
+) -> None:
+    """Draw training and validation loss into a PNG; ``trained`` names the curve of the first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -108,7 +119,7 @@ def draw_losses(path: Path, curve: Sequence[LossPoint], best_step: int, title: s
     train = [(p.step, p.train_loss) for p in curve if p.train_loss is not None]
     evals = [(p.step, p.eval_loss) for p in curve if p.eval_loss is not None]
     if train:
-        axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label="training")
+        axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label=trained)
     if evals:
         axes.plot(*zip(*evals, strict=True), color="#c8553d", marker="o", label="validation")
         best = dict(evals).get(best_step)

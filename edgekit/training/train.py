@@ -2,24 +2,30 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.building.device_weights import use_device_weights
-from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
-from edgekit.training.adapter_files import write_adapter_files
+from edgekit.training.adapter_files import write_result
 from edgekit.training.arguments import (
     check_training,
-    has_fast_bf16,
-    lora_config,
     training_arguments,
 )
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
+from edgekit.training.fit import check_memory
 from edgekit.training.generating import generate_texts
-from edgekit.training.output import finish_output, prepare_output, refuse_output, run_digest
+from edgekit.training.memory import return_freed_memory
+from edgekit.training.methods import trained_model
+from edgekit.training.output import (
+    drop_checkpoints,
+    finish_output,
+    prepare_output,
+    refuse_output,
+    run_digest,
+)
 from edgekit.training.prepare import Prepared, prepare
 from edgekit.training.report import (
     RowCounts,
@@ -30,6 +36,9 @@ from edgekit.training.report import (
 )
 from edgekit.training.tokens import Question
 
+if TYPE_CHECKING:
+    from edgekit.training.losses import CheckedLoss
+
 MAX_GENERATED = 200
 
 
@@ -39,6 +48,7 @@ def train(
     on_event: OnEvent | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    force: bool = False,
 ) -> TrainingReport:
     """Train an adapter as a recipe says, and write it to the recipe's output.
 
@@ -50,6 +60,7 @@ def train(
         on_event: Told of phases, warnings and steps.
         resume: Whether to go on with an unfinished run of the same recipe.
         overwrite: Whether to replace a finished adapter, or another recipe's unfinished run.
+        force: Whether to start a run that needs far more memory than this machine has.
 
     Returns:
         What is also in ``training_report.json``.
@@ -62,15 +73,18 @@ def train(
     tell = on_event or _ignore
     refuse_output(recipe.output, overwrite=overwrite)
     with quiet_libraries():
+        from edgekit.training.losses import own_loss_of
+
         check_training(recipe.training)
         if recipe.metrics:
             check_metrics(recipe.metrics)
+        own_loss = own_loss_of(recipe)
         prepared = prepare(recipe, tell)
         for warning in prepared.warnings:
             tell(Message(text=warning, is_warning=True))
         digest = run_digest(
             recipe,
-            prepared.base_digest,
+            prepared.base_digest + (own_loss.identity if own_loss else ""),
             [*prepared.train.sequences, *prepared.validation.sequences],
         )
         arguments = training_arguments(
@@ -79,15 +93,32 @@ def train(
             n_sequences=len(prepared.train.sequences),
             validates=bool(prepared.validation.sequences),
         )
+        _tell_license(prepared, tell)
+        return_freed_memory()
+        memory, too_little = check_memory(prepared, arguments, tell, force=force)
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
-        trainer, report = _run(prepared, arguments, checkpoint, tell)
-        tell(Message(text="writing the adapter"))
+        trainer, report = _run(prepared, arguments, checkpoint, own_loss, tell)
+        report = replace(
+            report, memory_estimate=memory.to_dict(), warnings=(*too_little, *report.warnings)
+        )
+        tell(Message(text="writing the base" if recipe.method == "full" else "writing the adapter"))
         finish_output(
             recipe.output,
             digest,
-            lambda staged: write_adapter_files(staged, trainer.model, prepared, report),
+            lambda staged: write_result(staged, trainer.model, prepared, report),
         )
+        if recipe.method == "full":
+            drop_checkpoints(recipe.output)
     return report
+
+
+def _tell_license(prepared: Prepared, tell: OnEvent) -> None:
+    """Show the base's licence before any work, and what it limits as a warning."""
+    license = prepared.license
+    text = f"licence of the base '{prepared.base.name}': {license.title}"
+    if license.limits:
+        text += "; " + "; ".join(license.limits)
+    tell(Message(text=text, is_warning=bool(license.limits)))
 
 
 def _ignore(event: Event) -> None:
@@ -95,7 +126,11 @@ def _ignore(event: Event) -> None:
 
 
 def _run(
-    prepared: Prepared, arguments: Any, checkpoint: Path | None, tell: OnEvent
+    prepared: Prepared,
+    arguments: Any,
+    checkpoint: Path | None,
+    own_loss: "CheckedLoss | None",
+    tell: OnEvent,
 ) -> tuple[Any, TrainingReport]:
     """Train, keep the best weights, score them."""
     from transformers import set_seed
@@ -103,8 +138,9 @@ def _run(
     recipe = prepared.recipe
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
-    model = _with_lora(prepared, tell, on_cpu=arguments.use_cpu)
-    trainer = _trainer(prepared, model, arguments, tell)
+    checkpoints = recipe.output / "checkpoints"
+    model = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
+    trainer = _trainer(prepared, model, arguments, own_loss, tell)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
     started = time.perf_counter()
@@ -131,6 +167,8 @@ def _run(
         seconds=round(seconds, 3),
         tokens_per_s=round(trainer.n_tokens_read / seconds, 1),
         peak_rss_bytes=peak_rss_bytes(),
+        memory_estimate={},
+        base_license=prepared.license.to_dict(),
         precision=_precision(trainer.args),
         device=str(trainer.args.device),
         seed=recipe.seed,
@@ -139,25 +177,13 @@ def _run(
     )
 
 
-def _with_lora(prepared: Prepared, tell: OnEvent, *, on_cpu: bool) -> Any:
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    # On a GPU the frozen weights are held in bfloat16, half the memory; LoRA's stay float32.
-    dtype = torch.bfloat16 if not on_cpu and has_fast_bf16(use_cpu=False) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
-    if prepared.profile is not None:
-        use_device_weights(
-            model, prepared.base, prepared.profile, lambda text: tell(Message(text=text))
-        )
-    try:
-        return get_peft_model(model, lora_config(prepared.recipe.lora))
-    except ValueError as err:
-        raise RecipeError(f"lora cannot be used with '{prepared.base.name}': {err}") from err
-
-
-def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> Any:
+def _trainer(
+    prepared: Prepared,
+    model: Any,
+    arguments: Any,
+    own_loss: "CheckedLoss | None",
+    tell: OnEvent,
+) -> Any:
     from torch.utils.tensorboard import SummaryWriter
     from transformers import PrinterCallback
     from transformers.integrations import TensorBoardCallback
@@ -166,6 +192,7 @@ def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> A
 
     trainer = CompletionTrainer(
         model=model,
+        own_loss=own_loss,
         args=arguments,
         data_collator=PaddingCollator(min(prepared.end_ids)),
         train_dataset=prepared.train.sequences,

@@ -21,6 +21,7 @@ from transformers import (
 
 from edgekit.errors import RecipeError
 from edgekit.training.events import OnEvent, TrainingStep
+from edgekit.training.losses import CheckedLoss
 from edgekit.training.tokens import IGNORED, TokenizedExample
 
 _BATCHES_PER_GROUP = 8
@@ -113,11 +114,21 @@ def completion_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """The Trainer of ``edgekit train``; datasets are sequences of ``TokenizedExample``.
 
+    Args:
+        own_loss: A user's loss, instead of the cross entropy; evaluation keeps to that.
+
     Attributes:
         n_tokens_read: Tokens that training has read, padding left out.
     """
 
     n_tokens_read = 0
+
+    def __init__(self, *args: Any, own_loss: CheckedLoss | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own_loss = own_loss
+        if own_loss is not None:
+            # It is the mean of a batch, which the Trainer then divides among accumulated ones.
+            self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self,
@@ -126,8 +137,17 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean cross entropy over the learnt tokens of the (accumulated) batch."""
+        """Mean cross entropy over the learnt tokens of the (accumulated) batch, or a user's."""
         self.n_tokens_read += int(inputs["attention_mask"].sum())
+        if self._own_loss is not None:
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                use_cache=False,
+                output_hidden_states=self._own_loss.needs_hidden_states,
+            )
+            loss = self._own_loss(model, inputs, outputs)
+            return (loss, outputs) if return_outputs else loss
         if self.args.n_gpu > 1 or return_outputs:  # DataParallel's replicas cannot be hooked
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         logits, targets = completion_logits(model, inputs)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import edgekit
 import edgekit.errors
 import edgekit_runtime
-from edgekit import recipes, targets
+from edgekit import method_recipes, recipes, targets
 from edgekit.doctor import examine
 from edgekit.evaluating.evaluate import EvaluationReport
 from edgekit.evaluating.metrics import METRICS, default_metrics
@@ -39,7 +39,8 @@ MODELS: dict[str, type[BaseModel]] = {
     for model in (
         recipes.TrainRecipe,
         recipes.DataRecipe,
-        recipes.LoraRecipe,
+        method_recipes.LoraRecipe,
+        method_recipes.BottleneckRecipe,
         recipes.BundleRecipe,
         recipes.AdapterSource,
         recipes.ParityRecipe,

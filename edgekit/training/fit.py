@@ -1,0 +1,83 @@
+"""Does a run fit this machine? Asked before a weight is loaded."""
+
+from typing import Any
+
+from edgekit.building.base_shape import shape_of
+from edgekit.errors import RecipeError
+from edgekit.training.events import Message, OnEvent
+from edgekit.training.memory import (
+    TOO_MUCH,
+    MemoryEstimate,
+    advice,
+    estimate,
+    run_size,
+    show_gb,
+)
+from edgekit.training.prepare import Prepared
+
+# What a run imports after this is asked: PEFT, the Trainer, scoring and drawing.
+_LATER_IMPORTS_BYTES = 100 * 1024**2
+
+
+def check_memory(
+    prepared: Prepared, arguments: Any, tell: OnEvent, *, force: bool
+) -> tuple[MemoryEstimate, tuple[str, ...]]:
+    """Estimate a run's memory, show it, and refuse a run that cannot fit.
+
+    Args:
+        prepared: The run.
+        arguments: transformers' TrainingArguments.
+        tell: Told of the estimate.
+        force: Go on even if it is far over what is there.
+
+    Returns:
+        The estimate, and a warning where it does not fit.
+
+    Raises:
+        RecipeError: If it is more than half as much again as what is there.
+    """
+    on_gpu = not arguments.use_cpu
+    size = run_size(
+        prepared.recipe,
+        shape_of(prepared.base),
+        prepared.train.sequences,
+        arguments,
+        weight_bytes=2 if on_gpu and prepared.recipe.method != "full" else 4,
+        process_bytes=0 if on_gpu else _rss_bytes() + _LATER_IMPORTS_BYTES,
+    )
+    found = estimate(size)
+    available = _available_bytes(on_gpu=on_gpu)
+    text = f"memory: {found.sentence}; {show_gb(available)} are there"
+    if found.total_bytes <= available:
+        tell(Message(text=text))
+        return found, ()
+    ways = list(
+        advice(size, int(arguments.train_batch_size), max_length=prepared.recipe.data.max_length)
+    )
+    if found.total_bytes > TOO_MUCH * available and not force:
+        raise RecipeError(
+            f"the run does not fit this machine: {found.sentence}; {show_gb(available)} are there",
+            problems=[f"it would take less with {way}" for way in ways],
+            hint="Change the recipe, or --force to try it as it is.",
+        )
+    warning = f"{text}; it may not fit. It takes less with " + "; ".join(ways)
+    tell(Message(text=warning, is_warning=True))
+    return found, (warning,)
+
+
+def _rss_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _available_bytes(*, on_gpu: bool) -> int:
+    """What a run may take: what is free, and what this process holds already."""
+    import psutil
+
+    if on_gpu:
+        import torch
+
+        if torch.cuda.is_available():
+            return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available) + _rss_bytes()

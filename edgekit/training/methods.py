@@ -1,0 +1,149 @@
+"""From a base to the model that a recipe's method trains, and back to the untouched base."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.building.device_weights import use_device_weights
+from edgekit.errors import PeftAdapterError, RecipeError
+from edgekit.training.arguments import has_fast_bf16, lora_config
+from edgekit.training.events import Message, OnEvent
+from edgekit.training.prepare import Prepared
+
+_INITIAL = "initial"
+_EVA_BATCH = 8
+
+
+def trained_model(prepared: Prepared, checkpoints: Path, tell: OnEvent, *, on_cpu: bool) -> Any:
+    """Load the base and make of it what the recipe's method trains.
+
+    Args:
+        prepared: What is to be trained on what.
+        checkpoints: Where the start of an adapter that takes from the base is kept.
+        tell: Told of what takes time.
+        on_cpu: Whether the run takes place on the CPU.
+
+    Raises:
+        RecipeError: If the method cannot be used with the base.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    recipe = prepared.recipe
+    # On a GPU the frozen weights are held in bfloat16, half the memory; what is trained is float32.
+    is_half = recipe.method != "full" and not on_cpu and has_fast_bf16(use_cpu=False)
+    dtype = torch.bfloat16 if is_half else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
+    if prepared.profile is not None:
+        use_device_weights(
+            model, prepared.base, prepared.profile, lambda text: tell(Message(text=text))
+        )
+    if recipe.method == "full":
+        return model
+    if recipe.method == "bottleneck":
+        from edgekit.training.bottleneck import add_bottlenecks
+
+        try:
+            add_bottlenecks(model, recipe.bottleneck)
+        except PeftAdapterError as err:
+            raise RecipeError(f"method bottleneck cannot be used: {err}") from err
+        return model
+    return _with_lora(prepared, model, checkpoints, tell)
+
+
+def initial_adapter(prepared: Prepared, checkpoints: Path) -> Path | None:
+    """Where the first A and B lie that were taken out of the base; None where nothing was."""
+    changes_base = prepared.recipe.method != "full" and prepared.recipe.lora.changes_base
+    return checkpoints / _INITIAL if changes_base else None
+
+
+def _with_lora(prepared: Prepared, model: Any, checkpoints: Path, tell: OnEvent) -> Any:
+    from peft import get_peft_model
+
+    recipe = prepared.recipe
+    init = recipe.lora.init_lora_weights
+    if not isinstance(init, bool):
+        tell(Message(text=f"initializing the adapter: {init}"))
+    try:
+        adapted = get_peft_model(model, lora_config(recipe.lora, use_dora=recipe.method == "dora"))
+        if init == "eva":
+            _start_from_activations(adapted, prepared)
+    except (ValueError, AttributeError) as err:  # PEFT's own, for modules that do not exist
+        raise RecipeError(f"lora cannot be used with '{prepared.base.name}': {err}") from err
+    if init == "loftq":
+        _start_from_rounding(adapted, prepared.base.path)
+    initial = initial_adapter(prepared, checkpoints)
+    if initial is not None and not (initial / "adapter_config.json").is_file():
+        _save_initial(adapted, initial)
+    return adapted
+
+
+def _save_initial(adapted: Any, directory: Path) -> None:
+    """Keep the first A and B; PEFT wants them to say that they start as LoRA does."""
+    config = adapted.peft_config["default"]
+    init, config.init_lora_weights = config.init_lora_weights, True
+    adapted.save_pretrained(directory, save_embedding_layers=False)
+    config.init_lora_weights = init
+
+
+def _start_from_activations(adapted: Any, prepared: Prepared) -> None:
+    """EVA: A from the main directions of what reaches each linear, ranks where they explain most.
+
+    Source: Paischer et al. 2024, https://arxiv.org/abs/2410.07170, as PEFT has it.
+    """
+    from peft import initialize_lora_eva_weights
+
+    from edgekit.training.trainer import PaddingCollator
+
+    collate = PaddingCollator(min(prepared.end_ids))
+    rows = prepared.train.sequences
+    batches = []
+    for start in range(0, len(rows), _EVA_BATCH):
+        batch = collate(rows[start : start + _EVA_BATCH])
+        device = adapted.device
+        batches.append({k: batch[k].to(device) for k in ("input_ids", "attention_mask")})
+    initialize_lora_eva_weights(adapted, batches, show_progress_bar=False)
+
+
+def _start_from_rounding(adapted: Any, base: Path) -> None:
+    """LoftQ's start: ``B A`` is the best rank-r part of what rounding took from each weight.
+
+    Source: Li et al. 2023, https://arxiv.org/abs/2310.08659; one step, the device's own rounding.
+    """
+    import torch
+
+    originals = dict(_weights_of(base))
+    for name, layer in _lora_layers(adapted):
+        device_weight = layer.get_base_layer().weight
+        lost = originals[name]().to(device_weight) - device_weight.detach()
+        u, s, v = torch.linalg.svd(lost.float(), full_matrices=False)
+        r, scaling = layer.r["default"], layer.scaling["default"]
+        root = (s[:r] / scaling).sqrt()
+        with torch.no_grad():
+            layer.lora_A["default"].weight[: len(root)].copy_(root[:, None] * v[:r])
+            layer.lora_B["default"].weight[:, : len(root)].copy_(u[:, :r] * root)
+
+
+def _lora_layers(adapted: Any) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import Linear
+
+    for name, module in adapted.get_base_model().named_modules():
+        if isinstance(module, Linear):
+            yield f"{name}.weight", module
+
+
+def _weights_of(base: Path) -> Iterator[tuple[str, Any]]:
+    """Every weight's name, and a function that reads it."""
+    from safetensors import safe_open
+
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # it is no mapping
+                yield name, lambda file=file, name=name: _read(file, name)
+
+
+def _read(file: Path, name: str) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
