@@ -34,7 +34,7 @@ _EXPECTED_KINDS = {
     "none": "nothing",
 }
 # Pydantic names the branch of a union in the path of an error; people did not type that.
-_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool")
+_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool", "DataSource")
 _KEY_TAG = "[key]"  # stands behind a mapping's key that is at fault itself
 
 
