@@ -156,6 +156,8 @@ class DataRecipe(_Typed):
         weights = [source.weight is not None for source in self.sources]
         if any(weights) and not all(weights):
             problems.append("train: give every source a weight, or none")
+        if any(weights) and self.augment is not None:
+            problems.append("augment: not with weights, which it would have to keep")
         if self.sources:
             problems += [
                 f"{key}: goes into each source of train"

@@ -48,6 +48,11 @@ app = group_of(
             summary="Train an adapter from a recipe.",
             panel=_MAKE,
         ),
+        "data": Mount(
+            source="edgekit.cli.data:app",
+            summary="Look at the rows of a recipe before training.",
+            panel=_LOOK,
+        ),
         "eval": Mount(
             source="edgekit.cli.eval:eval_command",
             summary="Score a torch model or a bundle, with an adapter or without, by one code.",

@@ -98,10 +98,10 @@ def _repeats(examples: Sequence["Example"]) -> list[Finding]:
     near = _later(rest, lambda example: _normalized(example.content))
     found = []
     if exact:
-        text = f"{len(exact)} rows repeat an earlier one, word for word"
+        text = f"rows that repeat an earlier one, word for word: {len(exact)}"
         found.append(_finding("duplicates", exact, text, is_problem=False))
     if near:
-        text = f"{len(near)} rows repeat an earlier one but for case, spaces and punctuation"
+        text = f"rows that repeat an earlier one but for case, spaces, punctuation: {len(near)}"
         found.append(_finding("near duplicates", near, text, is_problem=False))
     return found
 
@@ -130,7 +130,7 @@ def _empty_fields(examples: Sequence["Example"], data: DataRecipe) -> list[Findi
     for field in _fields(data):
         empty = [e for e in examples if not field_text(e.row.get(field)).strip()]
         if empty:
-            text = f"{len(empty)} rows have nothing in column {field!r}"
+            text = f"rows with nothing in column {field!r}: {len(empty)}"
             found.append(_finding("empty fields", empty, text))
     return found
 
@@ -166,7 +166,7 @@ def _conflicts(examples: Sequence["Example"], task: str) -> list[Finding]:
         return []
     torn.sort(key=lambda example: question_and_answer(example)[0])
     n_prompts = len({question_and_answer(example)[0] for example in torn})
-    text = f"{len(torn)} rows contradict one another: {n_prompts} prompts have several answers"
+    text = f"prompts with several answers: {n_prompts}, in {len(torn)} rows"
     return [_finding("conflicts", torn, text, is_problem=task in _ONE_ANSWER)]
 
 
@@ -212,12 +212,11 @@ def _scripts(examples: Sequence["Example"], data: DataRecipe) -> list[Finding]:
     other = [
         example
         for example in examples
-        if (found := _script(" ".join(field_text(example.row.get(f)) for f in fields)))
-        not in (None, ours)
+        if _script(" ".join(field_text(example.row.get(f)) for f in fields)) not in (None, ours)
     ]
     if len(other) <= _MOSTLY * len(examples):
         return []
-    text = f"the template is in {ours.lower()} letters, {len(other)} rows are mostly in others"
+    text = f"the template has {ours.lower()} letters, rows mostly in others: {len(other)}"
     return [_finding("template", other, text, is_problem=False)]
 
 

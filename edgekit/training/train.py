@@ -76,7 +76,7 @@ def train(
         arguments = training_arguments(
             recipe,
             recipe.output / "checkpoints",
-            n_sequences=len(prepared.train.sequences),
+            n_sequences=len(prepared.training_rows),
             validates=bool(prepared.validation.sequences),
         )
         checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
@@ -168,7 +168,7 @@ def _trainer(prepared: Prepared, model: Any, arguments: Any, tell: OnEvent) -> A
         model=model,
         args=arguments,
         data_collator=PaddingCollator(min(prepared.end_ids)),
-        train_dataset=prepared.train.sequences,
+        train_dataset=prepared.training_rows,
         eval_dataset=prepared.validation.sequences or None,
         callbacks=[
             ProgressCallback(tell),

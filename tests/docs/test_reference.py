@@ -39,6 +39,7 @@ MODELS: dict[str, type[BaseModel]] = {
     for model in (
         recipes.TrainRecipe,
         recipes.DataRecipe,
+        recipes.DataSource,
         recipes.LoraRecipe,
         recipes.BundleRecipe,
         recipes.AdapterSource,
