@@ -109,8 +109,8 @@ def _guess(error: ErrorDetails) -> str:
 
 
 def _is_other_branch(error: ErrorDetails) -> bool:
-    """Whether this is the complaint that a list of messages is no column name."""
-    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list)
+    """Whether this is the complaint that a list of messages, or a section, is no plain text."""
+    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list | dict)
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgekit.errors import DataError
@@ -41,7 +41,7 @@ class Example:
     """
 
     place: str
-    row: Row
+    row: Row = field(default_factory=dict)
     source: int = 0
     stratum: str = ""
     group: str | None = None

@@ -90,6 +90,12 @@ class TestSources:
         ):
             assert part in problem
 
+    def test_a_misspelt_key_of_a_source_is_told_alone(self) -> None:
+        with pytest.raises(RecipeError) as caught:
+            recipe_of([{"path": "b.csv", "wieght": 1}])
+        (problem,) = caught.value.problems
+        assert problem.startswith("data.train.0.wieght: unknown key; did you mean 'weight'?")
+
     @pytest.mark.parametrize("weight", [0, -1, "much", float("nan"), float("inf")])
     def test_a_weight_is_a_positive_number(self, weight: object) -> None:
         with pytest.raises(RecipeError, match="weight"):
