@@ -1,12 +1,13 @@
 """Several sequences in one row, so that no step is spent on padding."""
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from edgekit.training.tokens import IGNORED, TokenizedExample
 
 
 def packed(examples: Sequence[TokenizedExample], max_length: int) -> tuple[TokenizedExample, ...]:
-    """Put sequences together, longest first, each into the first row that has room.
+    """Put sequences together, longest first, each into the row that it fills best.
 
     Positions begin anew with every sequence, from which transformers makes a mask that keeps
     sequences apart. Nothing is cut, and no sequence's first token is learnt from another's last.
@@ -15,18 +16,18 @@ def packed(examples: Sequence[TokenizedExample], max_length: int) -> tuple[Token
         examples: Each of at most max_length tokens.
         max_length: Of a row, in tokens.
 
-    Source: first-fit decreasing bin packing (Johnson, 1973).
+    Source: best-fit decreasing bin packing (Johnson, 1973).
     """
     rows: list[list[TokenizedExample]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # of each row that has some left, sorted
     for example in sorted(examples, key=lambda one: -len(one.input_ids)):
         length = len(example.input_ids)
-        index = next((n for n, left in enumerate(room) if left >= length), len(rows))
+        found = bisect_left(room, (length, 0))
+        left, index = room.pop(found) if found < len(room) else (max_length, len(rows))
         if index == len(rows):
             rows.append([])
-            room.append(max_length)
         rows[index].append(example)
-        room[index] -= length
+        insort(room, (left - length, index))
     return tuple(_row(row) for row in rows)
 
 

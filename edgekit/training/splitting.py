@@ -1,6 +1,7 @@
 """Which rows are held out by group, and in which shares sources are mixed."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def split_by_group(
         )
     strata = [example.stratum for example in examples]
     n_folds = min(max(2, round(1 / share)), n_groups)
-    counts = [strata.count(stratum) for stratum in set(strata)]
+    counts = Counter(strata).values()
     if len(counts) > 1 and min(counts) >= n_folds:
         folds = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         _, held_out = next(folds.split(strata, strata, groups))
