@@ -34,7 +34,7 @@ _EXPECTED_KINDS = {
     "none": "nothing",
 }
 # Pydantic names the branch of a union in the path of an error; people did not type that.
-_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool")
+_UNION_TAGS = ("str", "tuple[MessageTemplate, ...]", "bool", "DataSource")
 _KEY_TAG = "[key]"  # stands behind a mapping's key that is at fault itself
 
 
@@ -109,8 +109,8 @@ def _guess(error: ErrorDetails) -> str:
 
 
 def _is_other_branch(error: ErrorDetails) -> bool:
-    """Whether this is the complaint that a list of messages is no column name."""
-    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list)
+    """Whether this is the complaint that a list of messages, or a section, is no plain text."""
+    return error["loc"][-1:] == ("str",) and isinstance(error["input"], list | dict)
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -53,6 +53,11 @@ app = group_of(
             summary="Merge an adapter into its base: a base of its own, for what no socket takes.",
             panel=_MAKE,
         ),
+        "data": Mount(
+            source="edgekit.cli.data:app",
+            summary="Look at the rows of a recipe before training.",
+            panel=_LOOK,
+        ),
         "eval": Mount(
             source="edgekit.cli.eval:eval_command",
             summary="Score a torch model or a bundle, with an adapter or without, by one code.",

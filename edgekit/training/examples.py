@@ -3,18 +3,22 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgekit.errors import DataError
 from edgekit.recipes import DataRecipe, TrainRecipe
 from edgekit.templates import field_text, fill_template, template_fields
+from edgekit.training.augment import augmented_rows
+from edgekit.training.data_checks import Finding, check_examples, warnings_of
+from edgekit.training.splitting import mixed, split_by_group
 from edgekit.training.tables import (
     MAX_PROBLEMS,
     Row,
     Table,
     is_file_reference,
     read_table,
+    renamed,
     require_columns,
 )
 
@@ -27,6 +31,9 @@ class Example:
 
     Attributes:
         place: Where it came from.
+        row: What the source holds, by column.
+        source: Which source of ``data.train``, counted from 0.
+        group: What training and validation never share.
         stratum: What the split keeps the shares of.
         prompt: With ``completion``: read, then written.
         messages: A conversation; its assistant turns are learnt.
@@ -34,7 +41,10 @@ class Example:
     """
 
     place: str
+    row: Row = field(default_factory=dict)
+    source: int = 0
     stratum: str = ""
+    group: str | None = None
     prompt: str | None = None
     completion: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
@@ -54,6 +64,7 @@ class ExampleSplits:
         labels: The label set of a classification, sorted.
         n_duplicates: Training and validation rows that repeat an earlier one.
         warnings: What a person should know, one sentence each.
+        findings: What is odd about the rows; its problems are among the warnings.
     """
 
     train: tuple[Example, ...]
@@ -62,6 +73,7 @@ class ExampleSplits:
     labels: tuple[str, ...] | None
     n_duplicates: int
     warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 def load_examples(recipe: TrainRecipe) -> ExampleSplits:
@@ -72,15 +84,19 @@ def load_examples(recipe: TrainRecipe) -> ExampleSplits:
     """
     data = recipe.data
     is_classification = recipe.task == "classification"
-    everything = examples_of(
-        read_table(data.train, split=data.split, subset=data.subset), data, is_classification
-    )
+    everything = read_training_rows(data, is_classification)
     warnings: list[str] = []
     if isinstance(data.validation, str):
         train, validation = everything, _read_other(data.validation, data, is_classification)
     else:
-        train, validation = _split(everything, data.validation or 0.0, recipe.seed, warnings)
+        train, validation = _split(everything, data, recipe.seed, warnings)
     test = _read_other(data.test, data, is_classification) if data.test else []
+    if data.augment is not None:
+        rows = augmented_rows(data.augment, [example.row for example in train])
+        places = tuple(f"data.augment:{number}" for number in range(1, len(rows) + 1))
+        columns = tuple(dict.fromkeys(key for row in rows for key in row))
+        table = Table(source="data.augment", columns=columns, rows=rows, places=places)
+        train = examples_of(table, data, is_classification)
     labels = None
     if is_classification and data.completion is not None:
         if not isinstance(data.validation, str):
@@ -88,15 +104,38 @@ def load_examples(recipe: TrainRecipe) -> ExampleSplits:
         labels = tuple(sorted({(example.completion or "").strip() for example in train}))
         for name, examples in (("validation", validation), ("test", test)):
             _refuse_unknown_labels(name, examples, labels)
-    _warn_of_leaks(train, validation, test, warnings)
+    findings = check_examples(train, validation, test, data, recipe.task)
+    warnings += warnings_of(findings)
+    n_duplicates = _count_duplicates([*train, *validation])
+    if data.sources and data.sources[0].weight is not None:
+        weights = [source.weight or 1 for source in data.sources]
+        train = [*mixed(train, weights, recipe.seed)]
     return ExampleSplits(
         train=tuple(train),
         validation=tuple(validation),
         test=tuple(test),
         labels=labels,
-        n_duplicates=_count_duplicates([*train, *validation]),
+        n_duplicates=n_duplicates,
         warnings=tuple(warnings),
+        findings=findings,
     )
+
+
+def read_training_rows(data: DataRecipe, stratify_by_label: bool) -> list[Example]:
+    """Read ``data.train``, every source with its own slice and names of columns.
+
+    Raises:
+        DataError: If a source cannot be read, or rows cannot be used.
+    """
+    if not data.sources:
+        table = read_table(data.files, split=data.split, subset=data.subset)
+        return examples_of(table, data, stratify_by_label)
+    examples = []
+    for number, source in enumerate(data.sources):
+        table = read_table(source.path, split=source.split, subset=source.subset)
+        found = examples_of(renamed(table, source.rename), data, stratify_by_label)
+        examples += [replace(example, source=number) for example in found]
+    return examples
 
 
 def examples_of(table: Table, data: DataRecipe, stratify_by_label: bool = False) -> list[Example]:
@@ -125,7 +164,7 @@ def _read_other(source: str, data: DataRecipe, is_classification: bool) -> list[
     if is_file_reference(source):
         table = read_table([source])
     else:
-        table = read_table(data.train, split=source, subset=data.subset)
+        table = read_table(data.files, split=source, subset=data.subset)
     return examples_of(table, data, is_classification)
 
 
@@ -151,6 +190,8 @@ def _needed_columns(data: DataRecipe) -> list[tuple[str, str]]:
         needed.append((data.messages, "data.messages"))
     if data.stratify is not None:
         needed.append((data.stratify, "data.stratify"))
+    if data.group is not None:
+        needed.append((data.group, "data.group"))
     return list(dict.fromkeys(needed))
 
 
@@ -194,6 +235,8 @@ def _example(row: Row, place: str, data: DataRecipe, stratify_by_label: bool) ->
         stratum = completion.strip()
     return Example(
         place=place,
+        row=row,
+        group=field_text(row[data.group]) if data.group is not None else None,
         stratum=stratum,
         prompt=fill_template(data.prompt, row) if data.prompt is not None else None,
         completion=completion,
@@ -219,14 +262,17 @@ def _messages(row: Row, data: DataRecipe) -> tuple[dict[str, Any], ...] | None:
 
 
 def _split(
-    examples: Sequence[Example], share: float, seed: int, warnings: list[str]
+    examples: Sequence[Example], data: DataRecipe, seed: int, warnings: list[str]
 ) -> tuple[list[Example], list[Example]]:
     """Take a share for validation; each stratum keeps its share, a single row stays in training."""
+    share = data.validation if isinstance(data.validation, float) else 0.0
     if not share:
         return list(examples), []
     if len(examples) < 2:
         warnings.append("one row is too few for validation: training without it")
         return list(examples), []
+    if data.group is not None:
+        return split_by_group(examples, share, seed)
     strata: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         strata.setdefault(example.stratum, []).append(index)
@@ -285,19 +331,3 @@ def _refuse_unknown_labels(split: str, examples: Sequence[Example], labels: Sequ
 def _count_duplicates(examples: Sequence[Example]) -> int:
     counts = Counter(example.content for example in examples)
     return sum(count - 1 for count in counts.values())
-
-
-def _warn_of_leaks(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    test: Sequence[Example],
-    warnings: list[str],
-) -> None:
-    known = {example.content for example in train}
-    for name, examples in (("validation", validation), ("test", test)):
-        leaked = sum(example.content in known for example in examples)
-        if leaked:
-            warnings.append(
-                f"{leaked} of {len(examples)} {name} rows are in training too: "
-                "their score says little"
-            )

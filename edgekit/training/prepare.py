@@ -14,7 +14,8 @@ from edgekit.targets import TargetProfile, load_target
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.examples import ExampleSplits, load_examples
 from edgekit.training.generating import end_token_ids
-from edgekit.training.tokens import TokenizedSplit, tokenize_examples
+from edgekit.training.packing import packed
+from edgekit.training.tokens import TokenizedExample, TokenizedSplit, tokenize_examples
 
 _DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -43,6 +44,13 @@ class Prepared:
     def metric_names(self) -> tuple[str, ...]:
         """The recipe's metrics, or the task's own."""
         return self.recipe.metrics or default_metrics(self.recipe.task)
+
+    @property
+    def training_rows(self) -> tuple[TokenizedExample, ...]:
+        """What a step reads rows of: the training sequences, packed if the recipe says so."""
+        if not self.recipe.data.packing:
+            return self.train.sequences
+        return packed(self.train.sequences, self.recipe.data.max_length)
 
     @property
     def base_digest(self) -> str:

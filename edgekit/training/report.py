@@ -22,10 +22,10 @@ class LossPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowCounts:
-    """What became of the rows.
+    """What became of the rows; those that ``data.augment`` or weights add are counted too.
 
     Attributes:
-        total: Rows read for training and validation.
+        total: Rows of training and validation.
         used: Training rows that were trained on.
         validation: Validation rows that the loss was taken of.
         test: Test rows.

@@ -7,7 +7,7 @@ other rows to it).
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -252,6 +252,34 @@ def _read_hub(source: str, split: str, subset: str | None) -> Table:
 
 def _named(column: str, names: dict[int, str]) -> Callable[[Row], Row]:
     return lambda row: {column: names.get(int(row[column]), "")}
+
+
+def renamed(table: Table, names: Mapping[str, str]) -> Table:
+    """Give columns other names.
+
+    Args:
+        table: The rows.
+        names: New name by the present one.
+
+    Raises:
+        DataError: If a column does not exist, or a new name is taken; with every problem.
+    """
+    kept = [column for column in table.columns if column not in names]
+    problems = [
+        f"rename names {column!r}, {nearest(column, table.columns)}"
+        for column in names
+        if column not in table.columns
+    ]
+    taken = sorted({new for new in names.values() if [*kept, *names.values()].count(new) > 1})
+    problems += [f"rename gives two columns the name {new!r}" for new in taken]
+    if problems:
+        raise DataError(f"{table.source}: columns cannot be renamed", problems=problems)
+    return Table(
+        source=table.source,
+        columns=tuple(names.get(column, column) for column in table.columns),
+        rows=tuple({names.get(key, key): v for key, v in row.items()} for row in table.rows),
+        places=table.places,
+    )
 
 
 def require_columns(table: Table, needed: Sequence[tuple[str, str]]) -> None:

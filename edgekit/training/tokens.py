@@ -23,10 +23,12 @@ class TokenizedExample:
     Attributes:
         input_ids: Prompt and completion.
         labels: The same ids where they are learnt, ``IGNORED`` elsewhere.
+        lengths: Of the sequences that are packed into this row; none if it is a single one.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

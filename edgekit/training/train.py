@@ -90,7 +90,7 @@ def train(
         arguments = training_arguments(
             recipe,
             recipe.output / "checkpoints",
-            n_sequences=len(prepared.train.sequences),
+            n_sequences=len(prepared.training_rows),
             validates=bool(prepared.validation.sequences),
         )
         _tell_license(prepared, tell)
@@ -195,7 +195,7 @@ def _trainer(
         own_loss=own_loss,
         args=arguments,
         data_collator=PaddingCollator(min(prepared.end_ids)),
-        train_dataset=prepared.train.sequences,
+        train_dataset=prepared.training_rows,
         eval_dataset=prepared.validation.sequences or None,
         callbacks=[
             ProgressCallback(tell),

@@ -39,11 +39,29 @@ class PaddingCollator:
         """Make tensors of some sequences."""
         length = max(len(example.input_ids) for example in examples)
         # The mask is made of lengths, never of "is not pad": SmolLM2's pad is its EOS.
-        return {
+        batch = {
             "input_ids": _padded([e.input_ids for e in examples], length, self._pad_token_id),
             "labels": _padded([e.labels for e in examples], length, IGNORED),
             "attention_mask": _padded([(1,) * len(e.input_ids) for e in examples], length, 0),
         }
+        if any(example.lengths for example in examples):
+            batch["position_ids"] = _padded([_positions(e) for e in examples], length, 0)
+        return batch
+
+
+def _positions(example: TokenizedExample) -> list[int]:
+    """Counted anew in each packed sequence."""
+    lengths = example.lengths or (len(example.input_ids),)
+    return [position for length in lengths for position in range(length)]
+
+
+def attention_inputs(batch: Batch) -> Batch:
+    """What says who attends to whom: a padding mask, or positions where rows are packed.
+
+    transformers tells packed sequences apart by their positions only where no mask is given.
+    """
+    name = "position_ids" if "position_ids" in batch else "attention_mask"
+    return {name: batch[name]}
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
@@ -103,9 +121,7 @@ def completion_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
         lambda _, args: (args[0][learnt].unsqueeze(0), *args[1:])
     )
     try:
-        outputs = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        )
+        outputs = model(input_ids=batch["input_ids"], **attention_inputs(batch), use_cache=False)
     finally:
         hook.remove()
     return outputs.logits[0].float(), targets[learnt]
@@ -149,7 +165,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             loss = self._own_loss(model, inputs, outputs)
             return (loss, outputs) if return_outputs else loss
         if self.args.n_gpu > 1 or return_outputs:  # DataParallel's replicas cannot be hooked
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            kept = {"input_ids": inputs["input_ids"], "labels": inputs["labels"]}
+            plain = kept | attention_inputs(inputs)
+            return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
         logits, targets = completion_logits(model, inputs)
         nll = functional.cross_entropy(
             logits, targets, reduction="sum", label_smoothing=self.args.label_smoothing_factor

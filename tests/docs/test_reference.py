@@ -41,6 +41,7 @@ MODELS: dict[str, type[BaseModel]] = {
         recipes.DataRecipe,
         method_recipes.LoraRecipe,
         method_recipes.BottleneckRecipe,
+        recipes.DataSource,
         recipes.BundleRecipe,
         recipes.AdapterSource,
         recipes.ParityRecipe,

@@ -130,10 +130,10 @@ def test_duplicates_are_counted_and_kept(tmp_path: Path) -> None:
 
 
 def test_validation_rows_that_are_in_training_are_told(tmp_path: Path) -> None:
-    source = write_csv(tmp_path / "a.csv", [("t", "a"), ("u", "a"), ("v", "a")])
+    source = write_csv(tmp_path / "a.csv", [("t", "a"), ("u", "b"), ("v", "a")])
     splits = load(source, split="train[:2]", validation="train[1:]")
     assert splits.warnings == (
-        "1 of 2 validation rows are in training too: their score says little",
+        f"1 of 2 validation rows are in training too: their score says little ({source}:3)",
     )
 
 

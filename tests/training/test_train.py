@@ -382,6 +382,20 @@ def test_training_works_without_validation(make_recipe: MakeRecipe, tmp_path: Pa
     assert result.file("edgekit.json")["examples"]
 
 
+def test_packed_rows_of_a_users_function_are_trained_on(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    function = tmp_path / "twice.py"
+    function.write_text("def twice(rows):\n    return rows * 2\n")
+    data = {"packing": True, "augment": f"{function}:twice", "validation": 0.25}
+    training = {"max_steps": -1, "num_train_epochs": 1}
+    result = run(make_recipe(tmp_path / "a", data=data, training=training))
+    plain = run(make_recipe(tmp_path / "b", data={"validation": 0.25}, training=training))
+    assert result.report.rows.used == 2 * plain.report.rows.used
+    assert result.report.steps < plain.report.steps
+    assert math.isfinite(result.report.metrics["validation"]["loss"])
+
+
 def test_a_test_split_is_scored_too(
     make_recipe: MakeRecipe, rows_csv: Path, tmp_path: Path
 ) -> None:
