@@ -38,14 +38,27 @@ def f1(
         labels: The classes to average over; those of the references by default. Classes that
             occur in neither are left out, so that a small sample is not punished for them.
     """
-    from sklearn.metrics import f1_score
+    return _f1(predictions, references, labels, average="macro")
+
+
+def micro_f1(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
+) -> float:
+    """Micro F1 over the labels; a prediction that is no label counts as missed, not as guessed."""
+    return _f1(predictions, references, labels, average="micro")
+
+
+def balanced_accuracy(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
+) -> float:
+    """Mean recall over the classes of the references, so that rare ones count as much."""
+    from sklearn.metrics import recall_score
 
     _check_lengths(predictions, references)
     right = [reference.strip() for reference in references]
-    known = {label.strip() for label in labels} if labels is not None else set(right)
-    guessed = [p.strip() if p.strip() in known else _OUTSIDE for p in predictions]
-    classes = sorted((set(right) | set(guessed)) - {_OUTSIDE})
-    return float(f1_score(right, guessed, labels=classes, average="macro", zero_division=0.0))
+    guessed = [prediction.strip() for prediction in predictions]
+    classes = sorted(set(right))
+    return float(recall_score(right, guessed, labels=classes, average="macro"))
 
 
 def json_valid(
@@ -88,7 +101,9 @@ def field_f1(
 METRICS: Mapping[str, Metric] = {
     "accuracy": exact_match,
     "exact_match": exact_match,
+    "balanced_accuracy": balanced_accuracy,
     "f1": f1,
+    "micro_f1": micro_f1,
     "json_valid": json_valid,
     "json_exact": json_exact,
     "field_f1": field_f1,
@@ -146,6 +161,23 @@ def perplexity_of(total_nll: float, n_tokens: int) -> float:
         return math.exp(total_nll / n_tokens)
     except OverflowError:
         return math.inf
+
+
+def _f1(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    labels: Sequence[str] | None,
+    *,
+    average: str,
+) -> float:
+    from sklearn.metrics import f1_score
+
+    _check_lengths(predictions, references)
+    right = [reference.strip() for reference in references]
+    known = {label.strip() for label in labels} if labels is not None else set(right)
+    guessed = [p.strip() if p.strip() in known else _OUTSIDE for p in predictions]
+    classes = sorted((set(right) | set(guessed)) - {_OUTSIDE})
+    return float(f1_score(right, guessed, labels=classes, average=average, zero_division=0.0))
 
 
 _INVALID: Any = object()

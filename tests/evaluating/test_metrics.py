@@ -6,12 +6,14 @@ import pytest
 
 from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import (
+    balanced_accuracy,
     default_metrics,
     exact_match,
     f1,
     field_f1,
     json_exact,
     json_valid,
+    micro_f1,
     perplexity_of,
     score,
 )
@@ -38,6 +40,16 @@ def test_f1_leaves_out_labels_that_a_sample_does_not_touch() -> None:
 def test_f1_counts_a_wrongly_guessed_label() -> None:
     # y occurs only as a wrong guess: its F1 is 0.
     assert f1(["x", "y"], ["x", "x"], ["x", "y"]) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_micro_f1_counts_what_is_no_label_as_missed() -> None:
+    # 2 right, of 2 labels guessed and 3 expected: 2 * 2 / (2 + 3).
+    assert micro_f1(["x", "rubbish", "y"], ["x", "x", "y"], ["x", "y"]) == pytest.approx(4 / 5)
+
+
+def test_balanced_accuracy_weighs_a_rare_class_like_a_common_one() -> None:
+    # x: recall 3/3, y: 0/1; the plain share would be 3/4. Rubbish makes no class of its own.
+    assert balanced_accuracy(["x", "x", "x ", "rubbish"], ["x", "x", "x", "y"]) == 0.5
 
 
 def test_json_valid_takes_json_and_nothing_else() -> None:
