@@ -16,7 +16,13 @@ from edgekit.evaluating.answers import (
     tfidf_answers,
     with_shots,
 )
-from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
+from edgekit.evaluating.metrics import (
+    check_metrics,
+    default_metrics,
+    perplexity_of,
+    recorded_metrics,
+    score,
+)
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
 from edgekit.method_recipes import TARGET_WEIGHTS, target_of
 from edgekit.quiet import quiet_libraries
@@ -112,7 +118,7 @@ def evaluate(
     started = time.perf_counter()
     given = {key: value for key, value in (recipe or {}).items() if value is not None}
     recorded = _recorded(bundle, recipe_of or adapter) | given
-    names = tuple(metrics) or tuple(recorded.get("metrics") or ())
+    names = tuple(metrics) or recorded_metrics(recorded.get("metrics") or ())
     names = names or default_metrics(recorded.get("task"))
     check_metrics(names)
     examples = _read(data, recorded)[:limit]
