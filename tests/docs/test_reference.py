@@ -14,8 +14,8 @@ import edgekit.errors
 import edgekit_runtime
 from edgekit import method_recipes, recipes, targets
 from edgekit.doctor import examine
-from edgekit.evaluating.evaluate import EvaluationReport
 from edgekit.evaluating.metrics import METRICS, default_metrics
+from edgekit.evaluating.report import EvaluationReport
 from edgekit.quantizing import options as quantization
 from edgekit_runtime import card, manifest
 from edgekit_runtime.bench_report import BenchReport

@@ -9,7 +9,8 @@ import pytest
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.answers import tfidf_answers, with_shots
-from edgekit.evaluating.evaluate import EvaluationReport, evaluate
+from edgekit.evaluating.evaluate import evaluate
+from edgekit.evaluating.report import EvaluationReport
 from edgekit.training.examples import Example
 from edgekit_runtime.errors import AdapterError
 
@@ -92,7 +93,7 @@ def test_few_shot_puts_solved_rows_of_every_label_first() -> None:
 def test_the_baseline_learns_what_words_tell() -> None:
     known = [Example(place="", prompt=text, completion=f" {label}") for text, label in ROWS]
     answers = tfidf_answers(known, known)
-    assert answers.predictions == answers.references
+    assert [row.prediction for row in answers] == [row.reference for row in answers]
 
 
 def test_a_base_without_a_recipe_says_how_to_give_one(built_tiny_bundle: Path, rows: str) -> None:
@@ -143,3 +144,48 @@ def test_the_command_wants_exactly_one_subject(
 ) -> None:
     assert main(["eval", "--data", rows]) == 2
     assert "either --bundle or --base" in capsys.readouterr().err
+
+
+def test_one_label_is_nothing_to_choose_from(built_tiny_bundle: Path, rows: str) -> None:
+    recipe = RECIPE | {"labels": ["lost"]}
+    with pytest.raises(RecipeError, match="at least two of them, got only 'lost'"):
+        evaluate(data=rows, bundle=built_tiny_bundle, recipe=recipe, method="labels")
+
+
+def test_a_run_is_compared_with_an_earlier_one(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--data", rows]
+    one = str(tmp_path / "one.json")
+    assert main([*command, "--adapter", "alpha", "--output", one]) == 0
+    shown = capsys.readouterr().out
+    assert "95% interval" in shown
+    assert main([*command, "--recipe-of", "alpha", "--compare", one, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    trained = json.loads(Path(one).read_text(encoding="utf-8"))
+    assert [row["number"] for row in trained["rows"]] == [1, 2, 3, 4]
+    compared = report["comparison"]["metrics"]
+    assert set(compared) == {"exact_match", "perplexity"}
+    assert compared["perplexity"]["other"] == pytest.approx(trained["metrics"]["perplexity"])
+    assert compared["perplexity"]["score"] == report["metrics"]["perplexity"]
+    low, high = report["intervals"]["perplexity"]
+    assert low <= report["metrics"]["perplexity"] <= high
+
+
+def test_a_run_over_other_rows_is_refused_before_it_answers(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--adapter", "alpha", "--data", rows]
+    one = str(tmp_path / "one.json")
+    assert main([*command, "--limit", "2", "--output", one]) == 0
+    assert main([*command, "--compare", one]) == 1
+    assert "expected 4 rows, got 2" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(
+    rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--base", "nothing-here", "--data", rows]
+    assert main([*command, "--output", str(tmp_path / "no" / "one.json")]) == 2
+    assert "there is no directory" in " ".join(capsys.readouterr().err.split())
+    assert main([*command, "--window", "8"]) == 2
