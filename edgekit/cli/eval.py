@@ -14,6 +14,7 @@ class Method(StrEnum):
 
     GENERATE = "generate"
     LABELS = "labels"
+    CLASSIFY = "classify"
     FEW_SHOT = "few-shot"
     TFIDF = "tfidf"
     PERPLEXITY = "perplexity"

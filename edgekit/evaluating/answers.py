@@ -44,6 +44,23 @@ def choose_labels(
     return _answered(rows, predictions)
 
 
+def classify_rows(
+    subject: Subject,
+    rows: Sequence[AskedRow],
+    completions: Sequence[str],
+    on_progress: OnProgress,
+) -> list[AnsweredRow]:
+    """Let a subject pick the label that is likeliest as the whole answer."""
+    found = subject.classify(
+        _questions(rows), completions, done=lambda count: on_progress(count, len(rows))
+    )
+    answered = _answered(rows, [label for label, _ in found])
+    return [
+        replace(row, probability=probability)
+        for row, (_, probability) in zip(answered, found, strict=True)
+    ]
+
+
 def with_likelihoods(
     subject: Subject, rows: Sequence[AskedRow], answered: Sequence[AnsweredRow]
 ) -> list[AnsweredRow]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgekit.errors import RecipeError
 from edgekit.evaluating.answers import (
     choose_labels,
+    classify_rows,
     generate_answers,
     read_texts,
     tfidf_answers,
@@ -41,7 +42,8 @@ from edgekit.method_recipes import target_of
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import load_target
 
-Method = Literal["generate", "labels", "few-shot", "tfidf", "perplexity"]
+Method = Literal["generate", "labels", "classify", "few-shot", "tfidf", "perplexity"]
+_LABEL_METHODS = ("labels", "classify")
 _DEFAULT_MAX_NEW_TOKENS = 64
 
 
@@ -78,8 +80,9 @@ def evaluate(
         adapter: Name in the bundle, or PEFT directory for torch; None scores the base alone.
         recipe_of: Take prompt, completion and metrics from this adapter, when scoring the base.
         recipe: Prompt, completion, task, labels … that win over the recorded ones.
-        method: ``generate`` free-running; ``labels`` picks the likeliest label; ``few-shot``
-            puts training rows before every prompt; ``tfidf`` is TF-IDF + logistic regression;
+        method: ``generate`` free-running; ``labels`` picks the likeliest label; ``classify``
+            the one that is likeliest with its end, and says how likely; ``few-shot`` puts
+            training rows before every prompt; ``tfidf`` is TF-IDF + logistic regression;
             ``perplexity`` generates nothing and reads texts of any length by windows.
         train: Training rows, for ``few-shot`` and ``tfidf``.
         shots: How many, for ``few-shot``.
@@ -113,7 +116,7 @@ def evaluate(
     if method in {"few-shot", "tfidf"} and not known:
         raise RecipeError(f"method '{method}' needs training rows", hint="Give --train FILE.")
     labels = label_set(recorded, known)
-    chosen = label_completions(recorded, labels) if method == "labels" else ()
+    chosen = label_completions(recorded, labels) if method in _LABEL_METHODS else ()
     weights = base_weights(weights, recorded) if bundle is None else None
 
     def answers_of(subject: Subject, rows: list[AskedRow]) -> list[AnsweredRow]:
@@ -122,6 +125,8 @@ def evaluate(
             return read_texts(subject, rows, size, step, on_progress)
         if method == "labels":
             return choose_labels(subject, rows, chosen, on_progress)
+        if method == "classify":
+            return classify_rows(subject, rows, chosen, on_progress)
         most = max_new_tokens or recorded.get("max_new_tokens") or _DEFAULT_MAX_NEW_TOKENS
         end = stop or ("\n" if method == "few-shot" else None)
         answered = generate_answers(subject, rows, most, end, on_progress)

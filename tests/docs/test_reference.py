@@ -196,7 +196,16 @@ def test_the_members_of_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Generation", "Usage", "Timings", "SessionStats", "Score", "AdapterStatus"]
+    "name",
+    [
+        "Generation",
+        "Usage",
+        "Timings",
+        "SessionStats",
+        "Score",
+        "Classification",
+        "AdapterStatus",
+    ],
 )
 def test_the_fields_of_a_dataclass(name: str) -> None:
     fields = [field.name for field in dataclasses.fields(getattr(edgekit_runtime, name))]

@@ -11,7 +11,9 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.answers import tfidf_answers, with_shots
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.evaluating.report import EvaluationReport
+from edgekit.evaluating.subjects import torch_subject
 from edgekit.training.examples import Example
+from edgekit.training.tokens import Question
 from edgekit_runtime.errors import AdapterError
 
 ROWS = [
@@ -189,3 +191,38 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     assert main([*command, "--output", str(tmp_path / "no" / "one.json")]) == 2
     assert "there is no directory" in " ".join(capsys.readouterr().err.split())
     assert main([*command, "--window", "8"]) == 2
+
+
+@pytest.mark.parametrize("where", ["bundle", "torch"])
+def test_classified_rows_say_how_likely_the_answer_is(
+    where: str, built_tiny_bundle: Path, tiny_base: Path, rows: str
+) -> None:
+    subject: dict[str, Any] = (
+        {"bundle": built_tiny_bundle} if where == "bundle" else {"base": str(tiny_base)}
+    )
+    report = evaluate(data=rows, recipe=RECIPE, method="classify", train=rows, **subject)
+    assert {(row.prediction or "").strip() for row in report.rows} <= {"lost", "light"}
+    assert all(0.5 <= (row.probability or 0) <= 1 for row in report.rows)
+    assert report.confusion is not None and report.confusion.labels == ("light", "lost")
+
+
+def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) -> None:
+    import torch
+
+    labels = [" lost", " lost card", " light", " the payment was found"]
+    with torch_subject(str(tiny_base), None) as subject:
+        prompt = "Q: where is my card\nA:"
+        ids = subject.tokenizer(prompt).input_ids
+        question = Question(prompt=prompt, prompt_ids=tuple(ids), reference="lost")
+        expected = []
+        for label in labels:
+            whole = subject.tokenizer(prompt + label).input_ids
+            with torch.inference_mode():
+                ends = subject.model(torch.tensor([whole])).logits[0, -1].double().log_softmax(-1)
+            end = float(torch.logsumexp(ends[sorted(subject.end_ids)], 0))
+            expected.append(end - subject._sum(whole, range(len(ids), len(whole))))
+        assert subject._label_scores(question, labels) == pytest.approx(expected, abs=1e-4)
+        shares = torch.tensor(expected).softmax(0)
+        ((label, share),) = subject.classify([question], labels, done=lambda count: None)
+    assert label == labels[int(shares.argmax())]
+    assert share == pytest.approx(float(shares.max()), abs=1e-4)
