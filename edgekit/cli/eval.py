@@ -74,6 +74,9 @@ def eval_command(
     output: Annotated[
         Path | None, typer.Option(help="Write the result there, every row with it.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures and the worst rows there.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a torch model or a bundle, with an adapter or without, by one code.
@@ -101,7 +104,7 @@ def eval_command(
     from edgekit.cli.eval_output import check_outputs, print_report, write_outputs
     from edgekit_runtime.cli.console import console, write_json
 
-    check_outputs(output)
+    check_outputs(output, html)
 
     with Progress(console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
@@ -135,7 +138,7 @@ def eval_command(
             other=compare,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    write_outputs(report, output)
+    write_outputs(report, output, html)
     if as_json:
         write_json(report.to_dict())
     else:

@@ -24,14 +24,22 @@ def check_outputs(*paths: Path | None) -> None:
             raise typer.BadParameter(f"'{path}': there is no directory '{path.parent}'")
 
 
-def write_outputs(report: "EvaluationReport", output: Path | None) -> None:
+def write_outputs(report: "EvaluationReport", output: Path | None, html: Path | None) -> None:
     """Write the files that were asked for."""
-    from edgekit.bundling.write import replace_file
-
     if output is not None:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        replace_file(output, text.encode())
-        note(f"wrote {output}")
+        _write(output, text)
+    if html is not None:
+        from edgekit.evaluating.html_report import html_report
+
+        _write(html, html_report(report))
+
+
+def _write(path: Path, text: str) -> None:
+    from edgekit.bundling.write import replace_file
+
+    replace_file(path, text.encode())
+    note(f"wrote {path}")
 
 
 def print_report(report: "EvaluationReport") -> None:

@@ -226,3 +226,13 @@ def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) ->
         ((label, share),) = subject.classify([question], labels, done=lambda count: None)
     assert label == labels[int(shares.argmax())]
     assert share == pytest.approx(float(shares.max()), abs=1e-4)
+
+
+def test_the_command_writes_a_page(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--adapter", "alpha", "--data", rows]
+    assert main([*command, "--limit", "2", "--html", str(page)]) == 0
+    assert f"wrote {page}" in capsys.readouterr().err.replace("\n", "")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
