@@ -77,6 +77,10 @@ def eval_command(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures and the worst rows there.")
     ] = None,
+    rating_sheet: Annotated[
+        Path | None,
+        typer.Option(help="With --compare: write a blind sheet for people (.csv or .html) there."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a torch model or a bundle, with an adapter or without, by one code.
@@ -99,12 +103,21 @@ def eval_command(
         raise typer.BadParameter("--recipe-of is for scoring without --adapter")
     if method is not Method.PERPLEXITY and (window or stride):
         raise typer.BadParameter("--window and --stride are for --method perplexity")
+    if rating_sheet is not None and compare is None:
+        raise typer.BadParameter("--rating-sheet needs --compare: it shows two runs side by side")
+    if rating_sheet is not None and rating_sheet.suffix not in {".csv", ".html"}:
+        raise typer.BadParameter(f"--rating-sheet: expected .csv or .html, got '{rating_sheet}'")
     from rich.progress import Progress
 
-    from edgekit.cli.eval_output import check_outputs, print_report, write_outputs
+    from edgekit.cli.eval_output import (
+        check_outputs,
+        print_report,
+        write_outputs,
+        write_rating_sheet,
+    )
     from edgekit_runtime.cli.console import console, write_json
 
-    check_outputs(output, html)
+    check_outputs(output, html, rating_sheet)
 
     with Progress(console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
@@ -139,6 +152,8 @@ def eval_command(
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     write_outputs(report, output, html)
+    if rating_sheet is not None and compare is not None:
+        write_rating_sheet(report, compare, rating_sheet)
     if as_json:
         write_json(report.to_dict())
     else:

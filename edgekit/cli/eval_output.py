@@ -35,6 +35,19 @@ def write_outputs(report: "EvaluationReport", output: Path | None, html: Path | 
         _write(html, html_report(report))
 
 
+def write_rating_sheet(report: "EvaluationReport", compare: Path, sheet: Path) -> None:
+    """Write both runs' answers side by side, and beside that the key that says whose they are."""
+    from edgekit.evaluating.comparing import read_run
+    from edgekit.evaluating.rating_sheet import csv_sheet, html_sheet, key_path, make_sheet
+
+    other = read_run(compare)
+    this = ", ".join(part for part in (report.subject, report.adapter, report.method) if part)
+    pairs, key = make_sheet(report.rows, other.rows, this, other.name)
+    write = html_sheet if sheet.suffix == ".html" else csv_sheet
+    _write(sheet, write(pairs, key.sheet))
+    _write(key_path(sheet), json.dumps(key.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
 def _write(path: Path, text: str) -> None:
     from edgekit.bundling.write import replace_file
 
