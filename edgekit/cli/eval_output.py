@@ -97,6 +97,6 @@ def _print_comparison(report: "EvaluationReport") -> None:
             f"{found.other:.3f}",
             f"{found.difference:+.3f}",
             shown_interval(found.interval),
-            f"{found.p_value:.3g} ({found.test})",
+            "unknown" if found.p_value is None else f"{found.p_value:.3g} ({found.test})",
         )
     screen.print(table)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from edgekit.errors import DataError
 from edgekit.evaluating.rows import AnsweredRow, AskedRow, key_of
 from edgekit.evaluating.subjects import Subject
 from edgekit.evaluating.windows import nll_by_windows
@@ -75,7 +76,11 @@ def with_likelihoods(
 def read_texts(
     subject: Subject, rows: Sequence[AskedRow], window: int, stride: int, on_progress: OnProgress
 ) -> list[AnsweredRow]:
-    """Only measure how likely the rows are, by windows; nothing is generated."""
+    """Only measure how likely the rows are, by windows; nothing is generated.
+
+    Raises:
+        DataError: If no row has a second token.
+    """
     read = []
     for done, row in enumerate(rows, start=1):
         nll, count = nll_by_windows(subject.nll, row.sequences, window, stride)
@@ -91,6 +96,11 @@ def read_texts(
             )
         )
         on_progress(done, len(rows))
+    if not any(row.n_tokens for row in read):
+        raise DataError(
+            "no row has a token to score",
+            hint="The first token of a text has nothing before it; give texts of two or more.",
+        )
     return read
 
 

@@ -41,7 +41,8 @@ class PairedDifference:
         difference: This minus the other.
         interval: Of the difference, over samples of the rows; None where a sample has no
             finite score.
-        p_value: How likely a difference at least as large is if the two are equally good.
+        p_value: How likely a difference at least as large is if the two are equally good; None
+            where there is no interval.
         test: ``mcnemar`` or ``bootstrap``.
     """
 
@@ -49,7 +50,7 @@ class PairedDifference:
     other: float
     difference: float
     interval: Interval | None
-    p_value: float
+    p_value: float | None
     test: str
 
 
@@ -98,14 +99,16 @@ def refuse_other_rows(other: OtherRun, rows: Sequence[tuple[int, str]]) -> None:
     Raises:
         DataError: Naming how many rows differ, and the first.
     """
-    theirs = {(row.number, row.key) for row in other.rows}
-    ours = set(rows)
-    if theirs == ours and len(rows) == len(other.rows):
+    their_rows = [(row.number, row.key) for row in other.rows]
+    if their_rows == list(rows):
         return
-    problems = [f"expected {len(rows)} rows, got {len(other.rows)}"]
+    ours, theirs = set(rows), set(their_rows)
+    problems = [f"expected {len(rows)} rows, got {len(their_rows)}"]
     for who, only in (("this run", ours - theirs), ("the other", theirs - ours)):
         if only:
             problems.append(f"{len(only)} rows only in {who}, the first is row {min(only)[0]}")
+    if ours == theirs:
+        problems.append("the same rows in another order, or some of them twice")
     raise DataError(
         f"{other.path} is of other rows, so the two cannot be compared",
         problems=problems,
@@ -138,7 +141,8 @@ def compare(
     found = {}
     for name in shared:
         mine, theirs = value_of(measured[name], n_rows), value_of(others[name], n_rows)
-        differences = samples[name] - other_samples[name]
+        with np.errstate(invalid="ignore"):  # infinite perplexity less infinite perplexity
+            differences = samples[name] - other_samples[name]
         is_hit_metric = name in _HIT_METRICS
         found[name] = PairedDifference(
             score=mine,
@@ -166,8 +170,10 @@ def mcnemar(hits: NDArray[np.bool_], other_hits: NDArray[np.bool_]) -> float:
     return float(binomtest(only_mine, only_mine + only_theirs, 0.5).pvalue)
 
 
-def _sign_share(differences: NDArray[np.float64]) -> float:
+def _sign_share(differences: NDArray[np.float64]) -> float | None:
     """Two-sided p-value: twice the share of samples in which the other sign, or none, came out."""
+    if not np.isfinite(differences).all():
+        return None
     n = len(differences)
     n_below, n_above = int((differences <= 0).sum()), int((differences >= 0).sum())
     return min(1.0, 2 * (min(n_below, n_above) + 1) / (n + 1))

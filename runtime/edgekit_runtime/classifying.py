@@ -49,10 +49,12 @@ class _Node:
 
     def labels(self) -> Iterator[int]:
         """Every label that ends here or below."""
-        if self.label is not None:
-            yield self.label
-        for child in self.children.values():
-            yield from child.labels()
+        below = [self]
+        while below:
+            node = below.pop()
+            below += node.children.values()
+            if node.label is not None:
+                yield node.label
 
 
 def check_labels(labels: object) -> list[str]:
@@ -128,26 +130,30 @@ def label_log_probs(
     Raises:
         GenerationError: If two labels have the same tokens.
     """
-    root = _tree(labels)
     found = [-inf] * len(labels)
     ends = sorted(end_ids)
+    # Places to go to, the likeliest last: node, its depth, its last token, how likely it is.
+    ahead: list[tuple[_Node, int, int, float]] = []
 
-    def visit(node: _Node, depth: int, reached: float, following: NDArray[np.float64]) -> None:
+    def arrive(node: _Node, depth: int, chance: float) -> None:
+        following = _log_softmax(decoder.logits())
         if node.label is not None:
-            found[node.label] = reached + float(np.logaddexp.reduce(following[ends]))
-        by_chance = sorted(node.children, key=lambda token: -following[token])
-        for token in by_chance:
-            child, chance = node.children[token], reached + float(following[token])
-            if chance < max(found) - _NEGLIGIBLE_NATS:
-                for label in child.labels():
-                    found[label] = chance
-                continue
-            decoder.rewind(depth)
-            decoder.append([token])
-            visit(child, depth + 1, chance, _log_softmax(decoder.logits()))
+            found[node.label] = chance + float(np.logaddexp.reduce(following[ends]))
+        for token in sorted(node.children, key=lambda token: float(following[token])):
+            child = node.children[token]
+            ahead.append((child, depth + 1, token, chance + float(following[token])))
 
     decoder.append(prompt)
-    visit(root, len(prompt), 0.0, _log_softmax(decoder.logits()))
+    arrive(_tree(labels), len(prompt), 0.0)
+    while ahead:
+        node, depth, token, chance = ahead.pop()
+        if chance < max(found) - _NEGLIGIBLE_NATS:
+            for label in node.labels():
+                found[label] = chance
+            continue
+        decoder.rewind(depth - 1)
+        decoder.append([token])
+        arrive(node, depth, chance)
     return found
 
 

@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.comparing import OtherRun, compare, mcnemar, read_run, refuse_other_rows
-from edgekit.evaluating.metrics import measure
+from edgekit.evaluating.measuring import summed
+from edgekit.evaluating.metrics import measure, perplexity_of_sums
 from edgekit.evaluating.rows import AnsweredRow
 from edgekit.evaluating.sampling import check_confidence, intervals_of
 
@@ -86,6 +87,14 @@ def test_a_better_run_is_told_from_luck(name: str, test: str) -> None:
     assert low > 0
 
 
+def test_what_is_infinite_is_no_proof_of_anything() -> None:
+    rows = rows_with([True, False])
+    endless = {"perplexity": summed([[1e9, 1], [1e9, 1]], perplexity_of_sums)}
+    found = compare(endless, endless, rows, other_of(rows), 0.95).metrics["perplexity"]
+    assert found.interval is None
+    assert found.p_value is None
+
+
 def test_pairing_is_sharper_than_two_intervals() -> None:
     """The same rows are drawn for both, so what they have in common cancels out."""
     worse = rows_with([n % 2 == 0 for n in range(100)])
@@ -104,6 +113,8 @@ def test_other_rows_are_refused() -> None:
     changed = [*rows[:2], replace(rows[2], key="other"), rows[3]]
     with pytest.raises(DataError, match="1 rows only in this run, the first is row 3"):
         refuse_other_rows(other_of(changed), ours)
+    with pytest.raises(DataError, match="in another order"):
+        refuse_other_rows(other_of(rows[::-1]), ours)
     with pytest.raises(DataError, match="expected 4 rows, got 3"):
         refuse_other_rows(other_of(rows[:3]), ours)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.errors import RecipeError
+from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.evaluate import evaluate
+from edgekit.evaluating.subjects import torch_subject
 from edgekit.evaluating.windows import check_window, windows_of
 from edgekit.training.tokens import IGNORED, TokenizedExample
 
@@ -102,4 +103,16 @@ def test_other_metrics_of_what_is_only_read_are_refused(tiny_base: Path, texts: 
         evaluate(
             data=texts, base=str(tiny_base), recipe={"text_template": "{text}"},
             method="perplexity", metrics=["accuracy"],
+        )  # fmt: skip
+
+
+def test_texts_without_a_second_token_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    with torch_subject(str(tiny_base), None) as subject:
+        end = subject.tokenizer.eos_token
+    path.write_text(f"text\n{end}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no row has a token to score"):
+        evaluate(
+            data=str(path), base=str(tiny_base), recipe={"text_template": "{text}"},
+            method="perplexity",
         )  # fmt: skip

@@ -105,6 +105,12 @@ def test_labels_that_are_out_of_the_question_are_not_run() -> None:
     assert all(value < -20 for value in sorted(found)[:-1])
 
 
+def test_a_label_may_be_longer_than_a_call_stack() -> None:
+    sure = Sure({}, 10)
+    found = label_log_probs(sure, [1], [[2] * 3000, [3]], frozenset({0}))  # type: ignore[arg-type]
+    assert found[1] > found[0] > -math.inf
+
+
 def test_the_text_fills_the_adapters_template(engine: Engine) -> None:
     labels = ["lost", "found"]
     by_text = engine.classify("where is the card", labels, adapter="alpha")
