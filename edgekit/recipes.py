@@ -240,7 +240,10 @@ class TrainRecipe(_Typed):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> "TrainRecipe":
-        if problems := method_problems(self):
+        problems = method_problems(self)
+        if self.loss and self.data.packing:
+            problems.append("loss: not with data.packing, which puts several sequences in a row")
+        if problems:
             raise ValueError("\n".join(problems))
         return self
 

@@ -154,6 +154,10 @@ def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
         ),
         ({"loss_options": {"weight": 1}}, "loss_options go with loss, and there is none"),
         (
+            {"loss": "own.py:Loss", "data.packing": True},
+            "loss: not with data.packing, which puts several sequences in a row",
+        ),
+        (
             {"lora": {"init_lora_weights": "loftq"}},
             "loftq starts from what rounding took from the weights, so it goes with method qlora",
         ),

@@ -40,7 +40,7 @@ def check_memory(
     size = run_size(
         prepared.recipe,
         shape_of(prepared.base),
-        prepared.train.sequences,
+        prepared.training_rows,
         arguments,
         weight_bytes=2 if on_gpu and prepared.recipe.method != "full" else 4,
         process_bytes=0 if on_gpu else _rss_bytes() + _LATER_IMPORTS_BYTES,

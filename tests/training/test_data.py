@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli import main
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import DataError, EdgekitError, RecipeError
 from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.training.data_checks import Finding
 from edgekit.training.examples import ExampleSplits, load_examples
@@ -143,12 +143,12 @@ class TestAugmentation:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            ("return 1 / 0", "f.py:2: ZeroDivisionError: division by zero"),
+            ("return 1 / 0", "f.py:2: return 1 / 0"),
             ("return 'rows'", "should return a list of rows, got 'rows'"),
             ("return rows[:0]", "returned no rows"),
             ("return [*rows, 3]", "row 3: expected a dict with text keys, got 3"),
             ("return [{'text': 'x'} for _ in rows]", "data.completion names 'label'"),
-            ("return (", "f.py:2: SyntaxError"),
+            ("return (", "f.py:2"),
         ],
     )
     def test_a_bad_function_is_told_with_its_place(
@@ -156,16 +156,16 @@ class TestAugmentation:
     ) -> None:
         source = write_rows(tmp_path / "a.csv", ("t", "a"), ("u", "b"))
         function = write_function(tmp_path / "f.py", body)
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(EdgekitError) as caught:
             load(source, augment=function, validation=0)
         assert message in str(caught.value)
 
     def test_a_file_or_function_that_is_not_there(self, tmp_path: Path) -> None:
         source = write_rows(tmp_path / "a.csv", ("t", "a"), ("u", "b"))
-        with pytest.raises(DataError, match="no such file"):
+        with pytest.raises(EdgekitError, match="there is no file"):
             load(source, augment=str(tmp_path / "none.py:more"))
         write_function(tmp_path / "f.py", "return rows")
-        with pytest.raises(DataError, match="has no function 'fewer'"):
+        with pytest.raises(EdgekitError, match="has no 'fewer'"):
             load(source, augment=str(tmp_path / "f.py:fewer"))
 
     def test_the_key_is_a_file_and_a_function(self) -> None:
