@@ -71,6 +71,10 @@ def test_an_empty_answer_scores_nothing() -> None:
     assert set(score(["bleu", "chrf", "rouge1"], [""], ["a word"]).values()) == {0.0}
 
 
+def test_bleu_of_answers_under_four_words_is_nothing_as_the_reference_page_warns() -> None:
+    assert score(["bleu", "chrf"], ["lost card"], ["lost card"]) == {"bleu": 0.0, "chrf": 1.0}
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_sample_scores_as_its_rows_written_out(name: str) -> None:
     predictions, references = labels_by_chance(12)
