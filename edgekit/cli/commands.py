@@ -63,6 +63,11 @@ app = group_of(
             summary="Score a torch model or a bundle, with an adapter or without, by one code.",
             panel=_MAKE,
         ),
+        "ratings": Mount(
+            source="edgekit.cli.ratings:ratings_command",
+            summary="Count what a person found on a rating sheet of edgekit eval.",
+            panel=_LOOK,
+        ),
         "build": Mount(
             source="edgekit.cli.build:build_command",
             summary="Build one bundle: the base as int4 ONNX, every adapter, checked against "

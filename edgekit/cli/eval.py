@@ -2,14 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgekit_runtime.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from edgekit.evaluating.evaluate import EvaluationReport
 
 
 class Method(StrEnum):
@@ -17,8 +14,10 @@ class Method(StrEnum):
 
     GENERATE = "generate"
     LABELS = "labels"
+    CLASSIFY = "classify"
     FEW_SHOT = "few-shot"
     TFIDF = "tfidf"
+    PERPLEXITY = "perplexity"
 
 
 def eval_command(
@@ -35,7 +34,7 @@ def eval_command(
         typer.Option(help="Score without an adapter, by the recorded recipe of this one."),
     ] = None,
     method: Annotated[
-        Method, typer.Option(help="Free-running, labels scored, few-shot, or the baseline.")
+        Method, typer.Option(help="How answers are had; see below.")
     ] = Method.GENERATE,
     train: Annotated[
         str | None, typer.Option(help="Training rows, for few-shot and tfidf.")
@@ -43,9 +42,13 @@ def eval_command(
     shots: Annotated[int, typer.Option(min=1, help="Solved rows before every prompt.")] = 5,
     prompt: Annotated[str | None, typer.Option(help="Prompt template: 'Q: {text}'.")] = None,
     completion: Annotated[str | None, typer.Option(help="Completion template: ' {label}'.")] = None,
+    text_template: Annotated[
+        str | None, typer.Option(help="Template of a text to read, for perplexity: '{text}'.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="classification, extraction, …")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Metric; repeatable.")
+        list[str] | None,
+        typer.Option("--metric", help="Metric, or path/to/file.py:function; repeatable."),
     ] = None,
     stop: Annotated[str | None, typer.Option(help="Text that ends an answer.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first N rows.")] = None,
@@ -58,6 +61,26 @@ def eval_command(
         ),
     ] = None,
     perplexity: Annotated[bool, typer.Option(help="Also measure perplexity.")] = True,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="For perplexity: tokens read at once.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="For perplexity: tokens between two windows.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    compare: Annotated[
+        Path | None, typer.Option(help="Result of another run over the same rows.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result there, every row with it.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures and the worst rows there.")
+    ] = None,
+    rating_sheet: Annotated[
+        Path | None,
+        typer.Option(help="With --compare: write a blind sheet for people (.csv or .html) there."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a torch model or a bundle, with an adapter or without, by one code.
@@ -68,6 +91,7 @@ def eval_command(
         edgekit eval --bundle bundles/support --adapter banking --data test.csv
         edgekit eval --base smollm2-135m --adapter adapters/banking --data test.csv --json
         edgekit eval --bundle bundles/support --recipe-of banking --method labels --data test.csv
+        edgekit eval --base smollm2-135m --adapter two --data test.csv --compare one.json
     """
     if (bundle is None) == (base is None):
         raise typer.BadParameter("give either --bundle or --base")
@@ -77,9 +101,23 @@ def eval_command(
         raise typer.BadParameter("--stop must not be empty")
     if adapter and recipe_of:
         raise typer.BadParameter("--recipe-of is for scoring without --adapter")
+    if method is not Method.PERPLEXITY and (window or stride):
+        raise typer.BadParameter("--window and --stride are for --method perplexity")
+    if rating_sheet is not None and compare is None:
+        raise typer.BadParameter("--rating-sheet needs --compare: it shows two runs side by side")
+    if rating_sheet is not None and rating_sheet.suffix not in {".csv", ".html"}:
+        raise typer.BadParameter(f"--rating-sheet: expected .csv or .html, got '{rating_sheet}'")
     from rich.progress import Progress
 
+    from edgekit.cli.eval_output import (
+        check_outputs,
+        print_report,
+        write_outputs,
+        write_rating_sheet,
+    )
     from edgekit_runtime.cli.console import console, write_json
+
+    check_outputs(output, html, rating_sheet)
 
     with Progress(console=console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
@@ -91,7 +129,12 @@ def eval_command(
             base=base,
             adapter=adapter,
             recipe_of=recipe_of,
-            recipe={"prompt": prompt, "completion": completion, "task": task},
+            recipe={
+                "prompt": prompt,
+                "completion": completion,
+                "text_template": text_template,
+                "task": task,
+            },
             method=method.value,
             train=train,
             shots=shots,
@@ -102,27 +145,16 @@ def eval_command(
             target=target,
             weights=weights,
             perplexity=perplexity,
+            window=window,
+            stride=stride,
+            confidence=confidence,
+            other=compare,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
+    write_outputs(report, output, html)
+    if rating_sheet is not None and compare is not None:
+        write_rating_sheet(report, compare, rating_sheet)
     if as_json:
         write_json(report.to_dict())
     else:
-        _print(report)
-
-
-def _print(report: "EvaluationReport") -> None:
-    from edgekit_runtime.cli.console import add_row, console, new_table, printable, warn
-
-    screen = console()
-    who = f"{report.subject} + {report.adapter}" if report.adapter else report.subject
-    screen.print(f"{who}, {report.method}, {report.n_rows} rows", markup=False, soft_wrap=True)
-    table = new_table(None, ["metric", "score"], right=["score"])
-    for name, value in report.metrics.items():
-        add_row(table, name, f"{value:.3f}")
-    screen.print(table)
-    if report.n_too_long:
-        warn(f"{report.n_too_long} rows over the context were left out")
-    for row in report.wrong:
-        asked = printable(row["prompt"][-200:])
-        got = f"  reference: {row['reference']}\n  prediction: {printable(row['prediction'])}"
-        screen.print(f"{asked}\n{got}\n", markup=False, highlight=False, soft_wrap=True)
+        print_report(report)

@@ -2,69 +2,106 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from edgekit.errors import DataError
+from edgekit.evaluating.rows import AnsweredRow, AskedRow, key_of
 from edgekit.evaluating.subjects import Subject
+from edgekit.evaluating.windows import nll_by_windows
 from edgekit.training.examples import Example
-from edgekit.training.tokens import TokenizedSplit
+from edgekit.training.tokens import Question
 
 OnProgress = Callable[[int, int], None]
 _SEED = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """Predictions beside what they should have been.
-
-    Attributes:
-        n_too_long: Rows left out because they are over the context.
-        perplexity: Of the references' tokens, where measured.
-    """
-
-    prompts: tuple[str, ...]
-    predictions: tuple[str, ...]
-    references: tuple[str, ...]
-    n_too_long: int = 0
-    perplexity: float | None = None
-
-    def wrong(self, count: int) -> tuple[dict[str, str], ...]:
-        """The first rows that were answered otherwise than the reference."""
-        rows = zip(self.prompts, self.predictions, self.references, strict=True)
-        differing = [
-            {"prompt": prompt, "prediction": prediction.strip(), "reference": reference.strip()}
-            for prompt, prediction, reference in rows
-            if prediction.strip() != reference.strip()
-        ]
-        return tuple(differing[:count])
-
-
 def generate_answers(
     subject: Subject,
-    split: TokenizedSplit,
+    rows: Sequence[AskedRow],
     max_new_tokens: int,
     stop: str | None,
     on_progress: OnProgress,
-) -> Answers:
+) -> list[AnsweredRow]:
     """Let a subject write freely (greedy)."""
-    total = len(split.questions)
     predictions = subject.answer(
-        split.questions,
+        _questions(rows),
         max_new_tokens=max_new_tokens,
         stop=stop,
-        done=lambda count: on_progress(count, total),
+        done=lambda count: on_progress(count, len(rows)),
     )
-    return _answers(split, predictions)
+    return _answered(rows, predictions)
 
 
 def choose_labels(
-    subject: Subject, split: TokenizedSplit, completions: Sequence[str], on_progress: OnProgress
-) -> Answers:
+    subject: Subject,
+    rows: Sequence[AskedRow],
+    completions: Sequence[str],
+    on_progress: OnProgress,
+) -> list[AnsweredRow]:
     """Let a subject pick the most likely label."""
-    total = len(split.questions)
     predictions = subject.choose(
-        split.questions, completions, done=lambda count: on_progress(count, total)
+        _questions(rows), completions, done=lambda count: on_progress(count, len(rows))
     )
-    return _answers(split, predictions)
+    return _answered(rows, predictions)
+
+
+def classify_rows(
+    subject: Subject,
+    rows: Sequence[AskedRow],
+    completions: Sequence[str],
+    on_progress: OnProgress,
+) -> list[AnsweredRow]:
+    """Let a subject pick the label that is likeliest as the whole answer."""
+    found = subject.classify(
+        _questions(rows), completions, done=lambda count: on_progress(count, len(rows))
+    )
+    answered = _answered(rows, [label for label, _ in found])
+    return [
+        replace(row, probability=probability)
+        for row, (_, probability) in zip(answered, found, strict=True)
+    ]
+
+
+def with_likelihoods(
+    subject: Subject, rows: Sequence[AskedRow], answered: Sequence[AnsweredRow]
+) -> list[AnsweredRow]:
+    """Add how likely the references are."""
+    measured = [subject.nll(row.sequences) for row in rows]
+    return [
+        replace(row, nll=nll, n_tokens=count)
+        for row, (nll, count) in zip(answered, measured, strict=True)
+    ]
+
+
+def read_texts(
+    subject: Subject, rows: Sequence[AskedRow], window: int, stride: int, on_progress: OnProgress
+) -> list[AnsweredRow]:
+    """Only measure how likely the rows are, by windows; nothing is generated.
+
+    Raises:
+        DataError: If no row has a second token.
+    """
+    read = []
+    for done, row in enumerate(rows, start=1):
+        nll, count = nll_by_windows(subject.nll, row.sequences, window, stride)
+        reference = row.question.reference if row.question else ""
+        read.append(
+            AnsweredRow(
+                number=row.number,
+                key=row.key,
+                prompt=row.prompt,
+                reference=reference,
+                nll=nll,
+                n_tokens=count,
+            )
+        )
+        on_progress(done, len(rows))
+    if not any(row.n_tokens for row in read):
+        raise DataError(
+            "no row has a token to score",
+            hint="The first token of a text has nothing before it; give texts of two or more.",
+        )
+    return read
 
 
 def with_shots(examples: Sequence[Example], known: Sequence[Example], shots: int) -> list[Example]:
@@ -79,7 +116,7 @@ def with_shots(examples: Sequence[Example], known: Sequence[Example], shots: int
     return [replace(e, prompt="".join([*solved, e.prompt or ""])) for e in examples]
 
 
-def tfidf_answers(known: Sequence[Example], examples: Sequence[Example]) -> Answers:
+def tfidf_answers(known: Sequence[Example], examples: Sequence[Example]) -> list[AnsweredRow]:
     """The baseline that needs no language model: TF-IDF of words and pairs, logistic regression."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -90,18 +127,31 @@ def tfidf_answers(known: Sequence[Example], examples: Sequence[Example]) -> Answ
         LogisticRegression(C=10.0, max_iter=2000),
     )
     model.fit([e.prompt or "" for e in known], [(e.completion or "").strip() for e in known])
-    prompts = [example.prompt or "" for example in examples]
-    return Answers(
-        prompts=tuple(prompts),
-        predictions=tuple(str(label) for label in model.predict(prompts)),
-        references=tuple((example.completion or "").strip() for example in examples),
-    )
+    labels = model.predict([example.prompt or "" for example in examples])
+    return [
+        AnsweredRow(
+            number=number,
+            key=key_of(example),
+            prompt=example.prompt or "",
+            reference=(example.completion or "").strip(),
+            prediction=str(label),
+        )
+        for number, (example, label) in enumerate(zip(examples, labels, strict=True), start=1)
+    ]
 
 
-def _answers(split: TokenizedSplit, predictions: Sequence[str]) -> Answers:
-    return Answers(
-        prompts=tuple(question.prompt for question in split.questions),
-        predictions=tuple(predictions),
-        references=tuple(question.reference for question in split.questions),
-        n_too_long=split.n_too_long,
-    )
+def _questions(rows: Sequence[AskedRow]) -> list[Question]:
+    return [row.question for row in rows if row.question is not None]
+
+
+def _answered(rows: Sequence[AskedRow], predictions: Sequence[str]) -> list[AnsweredRow]:
+    return [
+        AnsweredRow(
+            number=row.number,
+            key=row.key,
+            prompt=row.prompt,
+            reference=row.question.reference if row.question else "",
+            prediction=prediction,
+        )
+        for row, prediction in zip(rows, predictions, strict=True)
+    ]

@@ -1,64 +1,50 @@
 """Score a torch model or a bundle, with an adapter or without, on a person's data."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.adapters.peft_dir import RECORD_FILE
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.evaluating.answers import (
     choose_labels,
+    classify_rows,
     generate_answers,
+    read_texts,
     tfidf_answers,
+    with_likelihoods,
     with_shots,
 )
-from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
+from edgekit.evaluating.class_metrics import confusion_of
+from edgekit.evaluating.comparing import compare, read_run, refuse_other_rows
+from edgekit.evaluating.measuring import Measured, summed, value_of
+from edgekit.evaluating.metrics import (
+    check_metrics,
+    default_metrics,
+    measure,
+    perplexity_of_sums,
+    recorded_metrics,
+)
+from edgekit.evaluating.recorded import (
+    base_weights,
+    label_completions,
+    label_set,
+    read_examples,
+    recorded_task,
+)
+from edgekit.evaluating.report import EvaluationReport, wrong_rows
+from edgekit.evaluating.rows import AnsweredRow, AskedRow, ask, key_of
+from edgekit.evaluating.sampling import check_confidence, intervals_of
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
-from edgekit.method_recipes import TARGET_WEIGHTS, target_of
+from edgekit.evaluating.windows import check_window
+from edgekit.method_recipes import target_of
 from edgekit.quiet import quiet_libraries
-from edgekit.recipes import DataRecipe, parse_recipe
 from edgekit.targets import load_target
-from edgekit.training.examples import Example, examples_of
-from edgekit.training.tables import read_table
-from edgekit.training.tokens import TokenizedSplit, tokenize_examples
-from edgekit_runtime import Bundle
 
-Method = Literal["generate", "labels", "few-shot", "tfidf"]
+Method = Literal["generate", "labels", "classify", "few-shot", "tfidf", "perplexity"]
+_LABEL_METHODS = ("labels", "classify")
 _DEFAULT_MAX_NEW_TOKENS = 64
-_FLOAT_WEIGHTS = "float"
-_N_SHOWN = 5
-_SHAPE_KEYS = ("prompt", "completion", "messages", "text_template", "system")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationReport:
-    """Scores of one subject on one data set.
-
-    Attributes:
-        subject: What was scored: ``bundle NAME`` or ``torch BASE``, ``tfidf``; with the weights
-            of the torch base where they are not its own.
-        metrics: Shares from 0 to 1; ``perplexity`` of the references' tokens.
-        n_too_long: Rows left out because they are over the context.
-        wrong: Up to five rows that were answered otherwise than the reference.
-    """
-
-    subject: str
-    adapter: str | None
-    method: str
-    data: str
-    n_rows: int
-    n_too_long: int
-    metrics: Mapping[str, float]
-    seconds: float
-    wrong: tuple[Mapping[str, str], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
 
 
 def evaluate(
@@ -79,6 +65,10 @@ def evaluate(
     target: str | None = None,
     weights: str | None = None,
     perplexity: bool = True,
+    window: int | None = None,
+    stride: int | None = None,
+    confidence: float = 0.95,
+    other: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluationReport:
     """Score predictions on held-out rows.
@@ -90,18 +80,25 @@ def evaluate(
         adapter: Name in the bundle, or PEFT directory for torch; None scores the base alone.
         recipe_of: Take prompt, completion and metrics from this adapter, when scoring the base.
         recipe: Prompt, completion, task, labels … that win over the recorded ones.
-        method: ``generate`` free-running; ``labels`` picks the likeliest label; ``few-shot``
-            puts training rows before every prompt; ``tfidf`` is TF-IDF + logistic regression.
+        method: ``generate`` free-running; ``labels`` picks the likeliest label; ``classify``
+            the one that is likeliest with its end, and says how likely; ``few-shot`` puts
+            training rows before every prompt; ``tfidf`` is TF-IDF + logistic regression;
+            ``perplexity`` generates nothing and reads texts of any length by windows.
         train: Training rows, for ``few-shot`` and ``tfidf``.
         shots: How many, for ``few-shot``.
         stop: Text that ends an answer.
-        metrics: Names; the recorded ones by default.
+        metrics: Names, or ``path/to/file.py:function``; the recorded ones by default.
         limit: Score the first rows only.
         max_new_tokens: Limit of an answer.
         target: Target of the bundle.
         weights: Weights of the torch base: ``float``, or ``target:NAME`` for what that target
             computes with; by default those that the adapter was trained on.
         perplexity: Also measure it, for ``generate``.
+        window: For ``perplexity``: tokens read at once; the context by default.
+        stride: For ``perplexity``: tokens that the next window is further on; half a window by
+            default.
+        confidence: Of the intervals.
+        other: Result of another run over the same rows, to compare with.
         on_progress: Called with rows done and rows in all.
 
     Raises:
@@ -109,52 +106,102 @@ def evaluate(
     """
     if (bundle is None) == (base is None):
         raise RecipeError("say what to score: a bundle, or a base")
+    check_confidence(confidence)
     started = time.perf_counter()
-    given = {key: value for key, value in (recipe or {}).items() if value is not None}
-    recorded = _recorded(bundle, recipe_of or adapter) | given
-    names = tuple(metrics) or tuple(recorded.get("metrics") or ())
-    names = names or default_metrics(recorded.get("task"))
-    check_metrics(names)
-    examples = _read(data, recorded)[:limit]
-    known = _read(train, recorded) if train else []
+    recorded = recorded_task(bundle, recipe_of or adapter, recipe or {})
+    names = _metric_names(method, metrics, recorded)
+    rival = read_run(other) if other else None
+    examples = read_examples(data, recorded)[:limit]
+    known = read_examples(train, recorded) if train else []
     if method in {"few-shot", "tfidf"} and not known:
         raise RecipeError(f"method '{method}' needs training rows", hint="Give --train FILE.")
-    labels = _labels(recorded, known)
-    weights = _weights(weights, recorded) if bundle is None else None
+    labels = label_set(recorded, known)
+    chosen = label_completions(recorded, labels) if method in _LABEL_METHODS else ()
+    weights = base_weights(weights, recorded) if bundle is None else None
+
+    def answers_of(subject: Subject, rows: list[AskedRow]) -> list[AnsweredRow]:
+        if method == "perplexity":
+            size, step = check_window(window, stride, subject.max_length)
+            return read_texts(subject, rows, size, step, on_progress)
+        if method == "labels":
+            return choose_labels(subject, rows, chosen, on_progress)
+        if method == "classify":
+            return classify_rows(subject, rows, chosen, on_progress)
+        most = max_new_tokens or recorded.get("max_new_tokens") or _DEFAULT_MAX_NEW_TOKENS
+        end = stop or ("\n" if method == "few-shot" else None)
+        answered = generate_answers(subject, rows, most, end, on_progress)
+        is_measured = perplexity and method == "generate"
+        return with_likelihoods(subject, rows, answered) if is_measured else answered
+
     with quiet_libraries():
         if method == "tfidf":
-            answers = tfidf_answers(known, examples)
+            if rival:
+                refuse_other_rows(rival, [(i, key_of(e)) for i, e in enumerate(examples, 1)])
+            rows, n_too_long = tfidf_answers(known, examples), 0
         else:
-            if method == "few-shot":
-                examples, stop = with_shots(examples, known, shots), stop or "\n"
+            shown = with_shots(examples, known, shots) if method == "few-shot" else None
             with _open(bundle, base, adapter, target, weights) as subject:
-                split = _tokenize(examples, subject, data)
-                if method == "labels":
-                    chosen = _label_completions(recorded, labels)
-                    answers = choose_labels(subject, split, chosen, on_progress)
-                else:
-                    limit_tokens = max_new_tokens or recorded.get("max_new_tokens")
-                    answers = generate_answers(
-                        subject, split, limit_tokens or _DEFAULT_MAX_NEW_TOKENS, stop, on_progress
-                    )
-                if perplexity and method == "generate":
-                    answers = replace(
-                        answers, perplexity=perplexity_of(*subject.nll(split.sequences))
-                    )
-    scores = score(names, answers.predictions, answers.references, labels)
-    if answers.perplexity is not None:
-        scores["perplexity"] = answers.perplexity
+                is_read = method == "perplexity"
+                asked, n_too_long = ask(examples, subject, data, shown=shown, is_only_read=is_read)
+                if rival:
+                    refuse_other_rows(rival, [(row.number, row.key) for row in asked])
+                rows = answers_of(subject, asked)
+    measured = _measure(names, rows, labels)
+    is_classification = labels is not None or recorded.get("task") == "classification"
     return EvaluationReport(
         subject="tfidf" if method == "tfidf" else _subject_name(bundle, base, weights),
         adapter=None if method == "tfidf" else adapter,
         method=method,
         data=data,
-        n_rows=len(answers.references),
-        n_too_long=answers.n_too_long,
-        metrics=scores,
+        n_rows=len(rows),
+        n_too_long=n_too_long,
+        metrics={name: value_of(measure, len(rows)) for name, measure in measured.items()},
+        confidence=confidence,
+        intervals=intervals_of(measured, len(rows), confidence),
+        confusion=confusion_of(*_texts(rows), labels)
+        if is_classification and method != "perplexity"
+        else None,
         seconds=time.perf_counter() - started,
-        wrong=answers.wrong(_N_SHOWN),
+        wrong=wrong_rows(rows),
+        rows=tuple(rows),
+        comparison=compare(measured, _measure(names, rival.rows, labels), rows, rival, confidence)
+        if rival
+        else None,
     )
+
+
+def _metric_names(
+    method: Method, given: Sequence[str], recorded: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What to score answers by; nothing where there are none."""
+    if method == "perplexity":
+        if given:
+            raise RecipeError(
+                "method 'perplexity' generates no answers that other metrics could score",
+                hint="Leave --metric out, or take another method.",
+            )
+        return ()
+    names = tuple(given) or recorded_metrics(recorded.get("metrics") or ())
+    names = names or default_metrics(recorded.get("task"))
+    check_metrics(names)
+    return names
+
+
+def _texts(rows: Sequence[AnsweredRow]) -> tuple[list[str], list[str]]:
+    return [row.prediction or "" for row in rows], [row.reference for row in rows]
+
+
+def _measure(
+    names: Sequence[str], rows: Sequence[AnsweredRow], labels: Sequence[str] | None
+) -> dict[str, Measured]:
+    """Every metric that the rows have what it takes for."""
+    measured: dict[str, Measured] = {}
+    if all(row.prediction is not None for row in rows):
+        measured = measure(names, *_texts(rows), labels)
+    figures = [(row.nll, row.n_tokens) for row in rows]
+    if all(nll is not None and count is not None for nll, count in figures):
+        measured["perplexity"] = summed(figures, perplexity_of_sums)
+    return measured
 
 
 def _open(
@@ -171,81 +218,7 @@ def _open(
     return torch_subject(base or "", Path(adapter) if adapter else None, profile=profile)
 
 
-def _weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:
-    """``target:NAME``, or None for the float weights."""
-    weights = given or recorded.get("weights") or _FLOAT_WEIGHTS
-    if weights != _FLOAT_WEIGHTS and target_of(weights) is None:
-        raise RecipeError(
-            f"weights: expected '{_FLOAT_WEIGHTS}' or '{TARGET_WEIGHTS}NAME', got {weights!r}"
-        )
-    return None if weights == _FLOAT_WEIGHTS else str(weights)
-
-
 def _subject_name(bundle: Path | None, base: str | None, weights: str | None) -> str:
     if bundle is not None:
         return f"bundle {bundle}"
     return f"torch {base}, weights of {weights}" if weights else f"torch {base}"
-
-
-def _recorded(bundle: Path | None, adapter: str | None) -> dict[str, Any]:
-    """What an adapter records of its task; nothing for one that was trained elsewhere."""
-    if adapter is None:
-        return {}
-    if bundle is not None:
-        card = Bundle.open(bundle).adapter_card(adapter)
-        return dict(card.recipe) | {"max_new_tokens": card.defaults.get("max_new_tokens")}
-    path = Path(adapter) / RECORD_FILE
-    if not Path(adapter).is_dir():
-        raise RecipeError(f"no adapter directory '{adapter}'")
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
-
-
-def _read(source: str, recorded: Mapping[str, Any]) -> list[Example]:
-    """Rows as examples, by the recorded templates."""
-    shape = {key: recorded.get(key) for key in _SHAPE_KEYS if recorded.get(key) is not None}
-    if not shape:
-        raise RecipeError(
-            "nothing says how a row becomes a prompt",
-            hint="Give --prompt and --completion, or --recipe-of an adapter that records them.",
-        )
-    values = {"train": source, "validation": 0, "max_length": 1 << 20} | shape
-    recipe = parse_recipe(values, DataRecipe)
-    return examples_of(read_table([source], split="train"), recipe)
-
-
-def _labels(recorded: Mapping[str, Any], known: Sequence[Example]) -> tuple[str, ...] | None:
-    """The label set: recorded, or what the training rows hold."""
-    if recorded.get("labels"):
-        return tuple(recorded["labels"])
-    if recorded.get("task") == "classification" and known:
-        return tuple(sorted({(example.completion or "").strip() for example in known}))
-    return None
-
-
-def _label_completions(
-    recorded: Mapping[str, Any], labels: Sequence[str] | None
-) -> tuple[str, ...]:
-    """Every label as the completion template would write it."""
-    if not labels:
-        raise RecipeError(
-            "method 'labels' needs the label set",
-            hint="Give --train FILE and --task classification, or an adapter that records labels.",
-        )
-    space = " " if str(recorded.get("completion") or "").startswith(" ") else ""
-    return tuple(space + label for label in labels)
-
-
-def _tokenize(examples: Sequence[Example], subject: Subject, data: str) -> TokenizedSplit:
-    split = tokenize_examples(
-        examples, subject.tokenizer, max_length=subject.max_length, end_ids=subject.end_ids
-    )
-    if not split.questions:
-        raise DataError(
-            f"'{data}': no row can be asked as a question",
-            problems=[f"{split.n_too_long} of {len(examples)} rows are over the context"],
-            hint="Rows need a prompt and a completion (or messages) that fit the context.",
-        )
-    return split

@@ -1,102 +1,19 @@
-"""Scores of generated text: pure functions over predictions and references.
+"""Every metric by its name.
 
 Training, ``edgekit eval`` on torch and ``edgekit eval`` on a bundle all score with these, so
 that their figures can be compared. White space at both ends never counts.
 """
 
-import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from edgekit.errors import RecipeError
+from edgekit.evaluating.class_metrics import balanced_accuracy, exact_match, f1, micro_f1
+from edgekit.evaluating.json_metrics import field_f1, json_exact, json_valid
+from edgekit.evaluating.measuring import Figures, Measured, Metric, value_of
+from edgekit.evaluating.own_metrics import is_own, offered_names, own_metric
+from edgekit.evaluating.text_metrics import bleu, chrf, rouge1, rouge2, rouge_l, rouge_lsum
 from edgekit_runtime.errors import nearest
-
-Metric = Callable[[Sequence[str], Sequence[str], Sequence[str] | None], float]
-
-_OUTSIDE = "\0outside"  # one class for every prediction that is no label; no reference has it
-
-
-def exact_match(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Share of predictions that equal their reference."""
-    _check_lengths(predictions, references)
-    hits = sum(p.strip() == r.strip() for p, r in zip(predictions, references, strict=True))
-    return hits / len(references)
-
-
-def f1(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Macro F1 over the labels; a prediction that is no label counts as wrong.
-
-    Args:
-        predictions: Generated text.
-        references: Right labels.
-        labels: The classes to average over; those of the references by default. Classes that
-            occur in neither are left out, so that a small sample is not punished for them.
-    """
-    return _f1(predictions, references, labels, average="macro")
-
-
-def micro_f1(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Micro F1 over the labels; a prediction that is no label counts as missed, not as guessed."""
-    return _f1(predictions, references, labels, average="micro")
-
-
-def balanced_accuracy(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Mean recall over the classes of the references, so that rare ones count as much."""
-    from sklearn.metrics import recall_score
-
-    _check_lengths(predictions, references)
-    right = [reference.strip() for reference in references]
-    guessed = [prediction.strip() for prediction in predictions]
-    classes = sorted(set(right))
-    return float(recall_score(right, guessed, labels=classes, average="macro"))
-
-
-def json_valid(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Share of predictions that are JSON."""
-    _check_lengths(predictions, references)
-    return sum(_parse_json(p) is not _INVALID for p in predictions) / len(predictions)
-
-
-def json_exact(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Share of predictions that are the same JSON value; the order of keys does not matter."""
-    _check_lengths(predictions, references)
-    hits = 0
-    for prediction, reference in zip(predictions, references, strict=True):
-        value = _parse_json(prediction)
-        hits += value is not _INVALID and _same_json(value, _parse_json(reference))
-    return hits / len(references)
-
-
-def field_f1(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] | None = None
-) -> float:
-    """Micro F1 over the (path, value) pairs of JSON objects; a list counts item by item."""
-    _check_lengths(predictions, references)
-    hits = n_predicted = n_expected = 0
-    for prediction, reference in zip(predictions, references, strict=True):
-        predicted, expected = _fields_of(prediction), _fields_of(reference)
-        hits += (predicted & expected).total()
-        n_predicted += predicted.total()
-        n_expected += expected.total()
-    if n_predicted + n_expected == 0:  # nothing but empty objects, or no objects at all
-        texts = (*predictions, *references)
-        return float(all(isinstance(_parse_json(text), dict) for text in texts))
-    return 2 * hits / (n_predicted + n_expected)
-
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": exact_match,
@@ -107,11 +24,18 @@ METRICS: Mapping[str, Metric] = {
     "json_valid": json_valid,
     "json_exact": json_exact,
     "field_f1": field_f1,
+    "bleu": bleu,
+    "chrf": chrf,
+    "rouge1": rouge1,
+    "rouge2": rouge2,
+    "rougeL": rouge_l,
+    "rougeLsum": rouge_lsum,
 }
 
 _TASK_METRICS = {
     "classification": ("accuracy", "f1"),
     "extraction": ("exact_match", "field_f1", "json_valid"),
+    "summarization": ("rouge1", "rouge2", "rougeL"),
 }
 
 
@@ -120,15 +44,59 @@ def default_metrics(task: str | None) -> tuple[str, ...]:
     return _TASK_METRICS.get(task or "", ("exact_match",))
 
 
+def recorded_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of an adapter's record that are ours: a user's code runs only where it is asked for."""
+    return tuple(name for name in names if name in METRICS)
+
+
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse names that are no metric.
+    """Refuse names that are no metric, and functions that are not there.
 
     Raises:
         RecipeError: With every wrong name.
     """
-    problems = [f"{name!r}: {nearest(name, METRICS)}" for name in names if name not in METRICS]
+    known = {*METRICS, *offered_names()}
+    problems = [
+        f"{name!r}: {nearest(name, known)}"
+        for name in names
+        if name not in METRICS and not is_own(name)
+    ]
     if problems:
-        raise RecipeError("unknown metrics", problems=problems)
+        raise RecipeError(
+            "unknown metrics",
+            problems=problems,
+            hint="One of your own is named by path/to/file.py:function.",
+        )
+    for name in names:
+        if name not in METRICS:
+            own_metric(name)
+
+
+def measure(
+    metric_names: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[str],
+    labels: Sequence[str] | None = None,
+) -> dict[str, Measured]:
+    """Look at every row once for several metrics; then score any samples of the rows.
+
+    Args:
+        metric_names: Keys of :data:`METRICS`, or what :func:`is_own` takes.
+        predictions: Generated text, one for each reference.
+        references: What should have been generated; at least one.
+        labels: The label set of a classification, for ``f1``.
+
+    Raises:
+        RecipeError: If a metric is unknown, or a user's own fails.
+        ValueError: If the two differ in length or are empty.
+    """
+    check_metrics(metric_names)
+    return {
+        name: (METRICS[name] if name in METRICS else own_metric(name)).over(
+            predictions, references, labels
+        )
+        for name in metric_names
+    }
 
 
 def score(
@@ -137,20 +105,9 @@ def score(
     references: Sequence[str],
     labels: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Score predictions by several metrics.
-
-    Args:
-        metric_names: Keys of :data:`METRICS`.
-        predictions: Generated text, one for each reference.
-        references: What should have been generated; at least one.
-        labels: The label set of a classification, for ``f1``.
-
-    Raises:
-        RecipeError: If a metric is unknown.
-        ValueError: If the two differ in length or are empty.
-    """
-    check_metrics(metric_names)
-    return {name: METRICS[name](predictions, references, labels) for name in metric_names}
+    """Score all rows by several metrics; the arguments and errors of :func:`measure`."""
+    measured = measure(metric_names, predictions, references, labels)
+    return {name: value_of(sampled, len(references)) for name, sampled in measured.items()}
 
 
 def perplexity_of(total_nll: float, n_tokens: int) -> float:
@@ -163,69 +120,6 @@ def perplexity_of(total_nll: float, n_tokens: int) -> float:
         return math.inf
 
 
-def _f1(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    labels: Sequence[str] | None,
-    *,
-    average: str,
-) -> float:
-    from sklearn.metrics import f1_score
-
-    _check_lengths(predictions, references)
-    right = [reference.strip() for reference in references]
-    known = {label.strip() for label in labels} if labels is not None else set(right)
-    guessed = [p.strip() if p.strip() in known else _OUTSIDE for p in predictions]
-    classes = sorted((set(right) | set(guessed)) - {_OUTSIDE})
-    return float(f1_score(right, guessed, labels=classes, average=average, zero_division=0.0))
-
-
-_INVALID: Any = object()
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return _INVALID
-
-
-def _refuse_constant(name: str) -> Any:
-    """NaN and Infinity are Python's JSON, not JSON."""
-    raise ValueError(name)
-
-
-def _same_json(left: Any, right: Any) -> bool:
-    """Equality of JSON values; unlike Python's, ``true`` is not ``1``."""
-    return right is not _INVALID and _frozen(left) == _frozen(right)
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ("object", frozenset((key, _frozen(item)) for key, item in value.items()))
-    if isinstance(value, list):
-        return ("array", tuple(_frozen(item) for item in value))
-    kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return (kind or type(value).__name__, value)
-
-
-def _fields_of(text: str) -> Counter[Any]:
-    """The (path, value) leaves of a JSON value; none where it is not JSON."""
-    value = _parse_json(text)
-    return Counter() if value is _INVALID else Counter(_leaves(value, ()))
-
-
-def _leaves(value: Any, path: tuple[str, ...]) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for key, item in value.items() for leaf in _leaves(item, (*path, key))]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in _leaves(item, (*path, "[]"))]
-    return [(path, _frozen(value))]
-
-
-def _check_lengths(predictions: Sequence[str], references: Sequence[str]) -> None:
-    if len(predictions) != len(references) or not references:
-        raise ValueError(
-            f"expected one prediction for each reference, and at least one; "
-            f"got {len(predictions)} and {len(references)}"
-        )
+def perplexity_of_sums(sums: Figures) -> float:
+    """The same of the sum of the rows' figures: negative log-likelihood, number of tokens."""
+    return perplexity_of(float(sums[0]), int(sums[1])) if sums[1] else math.nan

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,10 @@ from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
 from edgekit.training.tokens import IGNORED, Question, TokenizedExample
 from edgekit_runtime import Bundle
+from edgekit_runtime.classifying import classification_of, continuations
 
 Progress = Callable[[int], None]
+_LABELS_AT_ONCE = 8
 
 
 class Subject(Protocol):
@@ -50,6 +53,11 @@ class Subject(Protocol):
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
     ) -> list[str]:
         """Pick the most likely of the given completions for every prompt."""
+
+    def classify(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[tuple[str, float]]:
+        """The completion that is likeliest as the whole answer, and its share among all."""
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """Total negative log-likelihood (nats) of the labelled tokens, and their number."""
@@ -94,6 +102,18 @@ class TorchSubject:
             done(number)
         return chosen
 
+    def classify(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[tuple[str, float]]:
+        """Every completion and its end in full, in small batches."""
+        found = []
+        for number, question in enumerate(questions, 1):
+            log_probs = self._label_scores(question, completions)
+            result = classification_of(completions, log_probs, None)
+            found.append((result.label, result.probabilities[result.label]))
+            done(number)
+        return found
+
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """Over one sequence at a time: no padding, no surprises."""
         total, count = 0.0, 0
@@ -102,6 +122,39 @@ class TorchSubject:
             total += self._sum(sequence.input_ids, learnt)
             count += len(learnt)
         return total, count
+
+    def _label_scores(self, question: Question, completions: Sequence[str]) -> list[float]:
+        """Natural logarithm of how likely an answer is exactly each completion, end included."""
+        import torch
+
+        prompt = list(question.prompt_ids)
+        alone = partial(self.tokenizer, add_special_tokens=False)
+        encode_whole = (
+            (lambda text: list(alone(text).input_ids))
+            if question.messages
+            else (lambda text: list(encode(self.tokenizer, text)))
+        )
+        parts = continuations(
+            question.prompt,
+            prompt,
+            completions,
+            encode_whole,
+            lambda text: list(alone(text).input_ids),
+        )
+        scores = []
+        for start in range(0, len(parts), _LABELS_AT_ONCE):
+            batch = parts[start : start + _LABELS_AT_ONCE]
+            width = max(len(part) for part in batch)
+            # Padding stands behind every token that counts, where causal attention ignores it.
+            ids = [[*prompt, *part, *[min(self.end_ids)] * (width - len(part))] for part in batch]
+            with torch.inference_mode():
+                logits = self.model(torch.tensor(ids)).logits[:, len(prompt) - 1 :].double()
+            log_probs = logits.log_softmax(-1)
+            for row, part in zip(log_probs, batch, strict=True):
+                end = torch.logsumexp(row[len(part), sorted(self.end_ids)], 0)
+                tokens = row[: len(part)].gather(1, torch.tensor(part)[:, None])
+                scores.append(float(tokens.sum() + end))
+        return scores
 
     def _nll_of(self, prompt: str, completion: str) -> float:
         head = len(encode(self.tokenizer, prompt))
@@ -163,6 +216,22 @@ class BundleSubject:
             chosen.append(completions[best])
             done(number)
         return chosen
+
+    def classify(
+        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
+    ) -> list[tuple[str, float]]:
+        """By the runtime that ships: one run of the prompt, then the tree of labels."""
+        found = []
+        for number, question in enumerate(questions, 1):
+            result = self.engine.classify(
+                prompt=None if question.messages else question.prompt,
+                messages=question.messages,
+                labels=completions,
+                adapter=self.adapter,
+            )
+            found.append((result.label, result.probabilities[result.label]))
+            done(number)
+        return found
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """On the graph that keeps the logits of every position."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.adapters import AdapterStatus
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.card import AdapterCard
+    from edgekit_runtime.classifying import Classification
     from edgekit_runtime.engine import Engine
     from edgekit_runtime.errors import (
         AdapterError,
@@ -37,6 +38,7 @@ _HOMES = {
     "AdapterStatus": "adapters",
     "Bundle": "bundle",
     "BundleError": "errors",
+    "Classification": "classifying",
     "EdgekitRuntimeError": "errors",
     "Engine": "engine",
     "Generation": "generation",
@@ -56,6 +58,7 @@ __all__ = [
     "AdapterStatus",
     "Bundle",
     "BundleError",
+    "Classification",
     "EdgekitRuntimeError",
     "Engine",
     "Generation",

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from edgekit_runtime.adapters import AdapterStatus
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
+from edgekit_runtime.classifying import (
+    Classification,
+    check_labels,
+    classification_of,
+    completions_of,
+    continuations,
+    label_log_probs,
+)
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import AdapterError, GenerationError
 from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
@@ -22,7 +30,7 @@ from edgekit_runtime.sampling import GenerateOptions, Options, resolve_options
 from edgekit_runtime.scoring import Score, score_completions, split_completion, token_log_probs
 from edgekit_runtime.stopping import TextStream
 from edgekit_runtime.targets import choose_target
-from edgekit_runtime.templates import fill_template
+from edgekit_runtime.templates import fill_template, fill_with_text
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -148,6 +156,52 @@ class Engine:
             options=options,
         )
 
+    def classify(
+        self,
+        text: str | None = None,
+        labels: Sequence[str] | None = None,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        adapter: str | None = None,
+    ) -> Classification:
+        """Pick the label that is likeliest as the whole answer, and say how likely each is.
+
+        The prompt is run once, whatever the number of labels.
+
+        Args:
+            text: What is to be classified: fills the adapter's recorded prompt template; raw
+                text where it has none. Exactly one of text, prompt, messages, inputs is given.
+            labels: What to choose from; those that the adapter records by default. White space
+                that the adapter's completions begin with is put before them.
+            prompt: Raw text, template filled.
+            messages: A conversation for the base's chat template.
+            inputs: Values for the fields of the adapter's recorded prompt template.
+            adapter: Name of an adapter; None for the base.
+
+        Raises:
+            AdapterError: If the adapter is unknown or does not fit.
+            GenerationError: If the request cannot be run, or there are not two labels.
+        """
+        card = None if adapter is None else self.bundle.adapter_card(adapter)
+        names = check_labels(_recorded_labels(card) if labels is None else labels)
+        if text is not None and card is not None and card.prompt_template is not None:
+            text = fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
+        asked, encode = self._prompt_text({"text": text, "prompt": prompt}, messages, inputs, card)
+        template = card.recipe.get("completion") if card and messages is None else None
+        alone = self._loaded.tokenizer().encode_chat
+        tokens = encode(asked)
+        parts = continuations(asked, tokens, completions_of(names, template), encode, alone)
+        if not tokens:
+            raise GenerationError("the prompt is empty", hint="Give at least one character.")
+        longest = len(tokens) + max(len(part) for part in parts)
+        self._check_scored_length(longest)
+        ends = self._loaded.tokenizer().eos_ids
+        with closing(self._loaded.decoder(adapter=adapter, capacity_tokens=longest)) as decoder:
+            log_probs = label_log_probs(decoder, tokens, parts, ends)
+        return classification_of(names, log_probs, adapter)
+
     def score(
         self, prompt: str, completions: Sequence[str], *, adapter: str | None = None
     ) -> list[Score]:
@@ -271,22 +325,39 @@ class Engine:
         inputs: Mapping[str, str] | None,
         card: AdapterCard | None,
     ) -> list[int]:
-        given = {"prompt": prompt, "messages": messages, "inputs": inputs}
+        text, encode = self._prompt_text({"prompt": prompt}, messages, inputs, card)
+        return encode(text)
+
+    def _prompt_text(
+        self,
+        raw: Mapping[str, str | None],
+        messages: Sequence[Message] | None,
+        inputs: Mapping[str, str] | None,
+        card: AdapterCard | None,
+    ) -> tuple[str, Callable[[str], list[int]]]:
+        """The text of a request, and what makes tokens of it.
+
+        Args:
+            raw: Texts that are taken as they are, by the name of their parameter.
+            messages: A conversation for the chat template.
+            inputs: Values for the fields of the recorded template.
+            card: Of the adapter, where there is one.
+        """
+        given = {**raw, "messages": messages, "inputs": inputs}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
+            known = ", ".join(list(given)[:-1])
             raise GenerationError(
-                "expected exactly one of prompt, messages and inputs, "
-                f"got {' and '.join(names) or 'none'}"
+                f"expected exactly one of {known} and inputs, got {' and '.join(names) or 'none'}"
             )
         tokenizer = self._loaded.tokenizer(adapter=card.name if card else None)
         if messages is not None:
             rendered = tokenizer.apply_chat_template(messages_json(messages), None)
-            return tokenizer.encode_chat(rendered)
-        if inputs is not None:
-            prompt = _filled(card, inputs)
-        if not isinstance(prompt, str):
-            raise GenerationError(f"prompt: expected str, got {type(prompt).__name__}")
-        return tokenizer.encode(prompt)
+            return rendered, tokenizer.encode_chat
+        text = _filled(card, inputs) if inputs is not None else raw[names[0]]
+        if not isinstance(text, str):
+            raise GenerationError(f"{names[0]}: expected str, got {type(text).__name__}")
+        return text, tokenizer.encode
 
     def _pieces(
         self,
@@ -356,3 +427,13 @@ def _filled(card: AdapterCard | None, inputs: Mapping[str, str]) -> str:
             hint="Use prompt= with the text that it was trained on, or messages=.",
         )
     return fill_template(card.prompt_template, inputs, where=f"the prompt of {card.name!r}")
+
+
+def _recorded_labels(card: AdapterCard | None) -> Sequence[str]:
+    recorded = card.recipe.get("labels") if card is not None else None
+    if not recorded:
+        who = "the base" if card is None else f"adapter {card.name!r}"
+        raise GenerationError(
+            f"{who} records no labels to choose from", hint="Give them: labels=['yes', 'no']."
+        )
+    return tuple(recorded)

@@ -14,8 +14,8 @@ import edgekit.errors
 import edgekit_runtime
 from edgekit import method_recipes, recipes, targets
 from edgekit.doctor import examine
-from edgekit.evaluating.evaluate import EvaluationReport
 from edgekit.evaluating.metrics import METRICS, default_metrics
+from edgekit.evaluating.report import EvaluationReport
 from edgekit.quantizing import options as quantization
 from edgekit_runtime import card, manifest
 from edgekit_runtime.bench_report import BenchReport
@@ -196,7 +196,16 @@ def test_the_members_of_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Generation", "Usage", "Timings", "SessionStats", "Score", "AdapterStatus"]
+    "name",
+    [
+        "Generation",
+        "Usage",
+        "Timings",
+        "SessionStats",
+        "Score",
+        "Classification",
+        "AdapterStatus",
+    ],
 )
 def test_the_fields_of_a_dataclass(name: str) -> None:
     fields = [field.name for field in dataclasses.fields(getattr(edgekit_runtime, name))]

@@ -9,8 +9,11 @@ import pytest
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.answers import tfidf_answers, with_shots
-from edgekit.evaluating.evaluate import EvaluationReport, evaluate
+from edgekit.evaluating.evaluate import evaluate
+from edgekit.evaluating.report import EvaluationReport
+from edgekit.evaluating.subjects import torch_subject
 from edgekit.training.examples import Example
+from edgekit.training.tokens import Question
 from edgekit_runtime.errors import AdapterError
 
 ROWS = [
@@ -92,7 +95,7 @@ def test_few_shot_puts_solved_rows_of_every_label_first() -> None:
 def test_the_baseline_learns_what_words_tell() -> None:
     known = [Example(place="", prompt=text, completion=f" {label}") for text, label in ROWS]
     answers = tfidf_answers(known, known)
-    assert answers.predictions == answers.references
+    assert [row.prediction for row in answers] == [row.reference for row in answers]
 
 
 def test_a_base_without_a_recipe_says_how_to_give_one(built_tiny_bundle: Path, rows: str) -> None:
@@ -143,3 +146,93 @@ def test_the_command_wants_exactly_one_subject(
 ) -> None:
     assert main(["eval", "--data", rows]) == 2
     assert "either --bundle or --base" in capsys.readouterr().err
+
+
+def test_one_label_is_nothing_to_choose_from(built_tiny_bundle: Path, rows: str) -> None:
+    recipe = RECIPE | {"labels": ["lost"]}
+    with pytest.raises(RecipeError, match="at least two of them, got only 'lost'"):
+        evaluate(data=rows, bundle=built_tiny_bundle, recipe=recipe, method="labels")
+
+
+def test_a_run_is_compared_with_an_earlier_one(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--data", rows]
+    one = str(tmp_path / "one.json")
+    assert main([*command, "--adapter", "alpha", "--output", one]) == 0
+    shown = capsys.readouterr().out
+    assert "95% interval" in shown
+    assert main([*command, "--recipe-of", "alpha", "--compare", one, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    trained = json.loads(Path(one).read_text(encoding="utf-8"))
+    assert [row["number"] for row in trained["rows"]] == [1, 2, 3, 4]
+    compared = report["comparison"]["metrics"]
+    assert set(compared) == {"exact_match", "perplexity"}
+    assert compared["perplexity"]["other"] == pytest.approx(trained["metrics"]["perplexity"])
+    assert compared["perplexity"]["score"] == report["metrics"]["perplexity"]
+    low, high = report["intervals"]["perplexity"]
+    assert low <= report["metrics"]["perplexity"] <= high
+
+
+def test_a_run_over_other_rows_is_refused_before_it_answers(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--adapter", "alpha", "--data", rows]
+    one = str(tmp_path / "one.json")
+    assert main([*command, "--limit", "2", "--output", one]) == 0
+    assert main([*command, "--compare", one]) == 1
+    assert "expected 4 rows, got 2" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(
+    rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--base", "nothing-here", "--data", rows]
+    assert main([*command, "--output", str(tmp_path / "no" / "one.json")]) == 2
+    assert "there is no directory" in " ".join(capsys.readouterr().err.split())
+    assert main([*command, "--window", "8"]) == 2
+
+
+@pytest.mark.parametrize("where", ["bundle", "torch"])
+def test_classified_rows_say_how_likely_the_answer_is(
+    where: str, built_tiny_bundle: Path, tiny_base: Path, rows: str
+) -> None:
+    subject: dict[str, Any] = (
+        {"bundle": built_tiny_bundle} if where == "bundle" else {"base": str(tiny_base)}
+    )
+    report = evaluate(data=rows, recipe=RECIPE, method="classify", train=rows, **subject)
+    assert {(row.prediction or "").strip() for row in report.rows} <= {"lost", "light"}
+    assert all(0.5 <= (row.probability or 0) <= 1 for row in report.rows)
+    assert report.confusion is not None and report.confusion.labels == ("light", "lost")
+
+
+def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) -> None:
+    import torch
+
+    labels = [" lost", " lost card", " light", " the payment was found"]
+    with torch_subject(str(tiny_base), None) as subject:
+        prompt = "Q: where is my card\nA:"
+        ids = subject.tokenizer(prompt).input_ids
+        question = Question(prompt=prompt, prompt_ids=tuple(ids), reference="lost")
+        expected = []
+        for label in labels:
+            whole = subject.tokenizer(prompt + label).input_ids
+            with torch.inference_mode():
+                ends = subject.model(torch.tensor([whole])).logits[0, -1].double().log_softmax(-1)
+            end = float(torch.logsumexp(ends[sorted(subject.end_ids)], 0))
+            expected.append(end - subject._sum(whole, range(len(ids), len(whole))))
+        assert subject._label_scores(question, labels) == pytest.approx(expected, abs=1e-4)
+        shares = torch.tensor(expected).softmax(0)
+        ((label, share),) = subject.classify([question], labels, done=lambda count: None)
+    assert label == labels[int(shares.argmax())]
+    assert share == pytest.approx(float(shares.max()), abs=1e-4)
+
+
+def test_the_command_writes_a_page(
+    built_tiny_bundle: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    command = ["eval", "--bundle", str(built_tiny_bundle), "--adapter", "alpha", "--data", rows]
+    assert main([*command, "--limit", "2", "--html", str(page)]) == 0
+    assert f"wrote {page}" in capsys.readouterr().err.replace("\n", "")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

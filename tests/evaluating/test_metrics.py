@@ -5,18 +5,9 @@ import math
 import pytest
 
 from edgekit.errors import RecipeError
-from edgekit.evaluating.metrics import (
-    balanced_accuracy,
-    default_metrics,
-    exact_match,
-    f1,
-    field_f1,
-    json_exact,
-    json_valid,
-    micro_f1,
-    perplexity_of,
-    score,
-)
+from edgekit.evaluating.class_metrics import balanced_accuracy, exact_match, f1, micro_f1
+from edgekit.evaluating.json_metrics import field_f1, json_exact, json_valid
+from edgekit.evaluating.metrics import default_metrics, perplexity_of, score
 
 
 def test_exact_match_ignores_white_space_at_the_ends_only() -> None:
@@ -104,6 +95,7 @@ def test_lengths_have_to_agree(predictions: list[str], references: list[str]) ->
 def test_each_task_has_metrics() -> None:
     assert default_metrics("classification") == ("accuracy", "f1")
     assert default_metrics("extraction") == ("exact_match", "field_f1", "json_valid")
+    assert default_metrics("summarization") == ("rouge1", "rouge2", "rougeL")
     assert default_metrics(None) == ("exact_match",)
 
 

@@ -1,0 +1,51 @@
+"""An evaluation as one HTML page: scores, pictures, the worst rows; nothing is loaded for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekit.evaluating.pictures import draw_confusion, draw_reliability, draw_scores
+from edgekit.evaluating.report import EvaluationReport
+from edgekit.evaluating.rows import AnsweredRow
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_N_WORST = 20
+_N_CONFUSED = 10
+_NOT_SHARES = frozenset({"perplexity"})
+
+
+def html_report(report: EvaluationReport) -> str:
+    """Write an evaluation as a page."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    shares = {name: v for name, v in report.metrics.items() if name not in _NOT_SHARES}
+    compared = report.comparison.metrics if report.comparison else {}
+    differences = {n: found for n, found in compared.items() if n not in _NOT_SHARES}
+    return template.render(
+        report=report,
+        scores=draw_scores(shares, report.intervals, "score"),
+        differences=draw_scores(
+            {name: found.difference for name, found in differences.items()},
+            {name: found.interval for name, found in differences.items()},
+            "difference to the other run",
+        ),
+        confusion=draw_confusion(report.confusion) if report.confusion else "",
+        confused=report.confusion.most_confused(_N_CONFUSED) if report.confusion else [],
+        reliability=draw_reliability(report.rows),
+        worst=worst_rows(report.rows, _N_WORST),
+    )
+
+
+def worst_rows(rows: Sequence[AnsweredRow], count: int) -> list[AnsweredRow]:
+    """Wrong rows, those first that the model was surest of, or whose reference surprised it most.
+
+    Rows that were only read count as wrong.
+    """
+    wrong = [r for r in rows if r.prediction is None or r.prediction.strip() != r.reference.strip()]
+    return sorted(wrong, key=lambda row: (-(row.probability or 0), -_surprise(row)))[:count]
+
+
+def _surprise(row: AnsweredRow) -> float:
+    """Nats per token of the reference."""
+    return row.nll / row.n_tokens if row.nll is not None and row.n_tokens else 0.0

@@ -1,0 +1,63 @@
+"""What an evaluation reports."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgekit.evaluating.class_metrics import Confusion
+from edgekit.evaluating.comparing import Comparison
+from edgekit.evaluating.rows import AnsweredRow
+from edgekit.evaluating.sampling import Interval
+
+_N_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationReport:
+    """Scores of one subject on one data set.
+
+    Attributes:
+        subject: What was scored: ``bundle NAME`` or ``torch BASE``, ``tfidf``; with the weights
+            of the torch base where they are not its own.
+        n_too_long: Rows left out because they are over the context.
+        metrics: Shares from 0 to 1; ``perplexity`` of the references' tokens.
+        intervals: Of every metric, at ``confidence``; None where a sample of the rows has no
+            finite score.
+        confusion: Of a classification.
+        wrong: Up to five rows that were answered otherwise than the reference.
+        rows: Every row that was scored.
+        comparison: With another run, where one was given.
+    """
+
+    subject: str
+    adapter: str | None
+    method: str
+    data: str
+    n_rows: int
+    n_too_long: int
+    metrics: Mapping[str, float]
+    confidence: float
+    intervals: Mapping[str, Interval | None]
+    confusion: Confusion | None
+    seconds: float
+    wrong: tuple[Mapping[str, str], ...]
+    rows: tuple[AnsweredRow, ...]
+    comparison: Comparison | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def wrong_rows(rows: Sequence[AnsweredRow], count: int = _N_SHOWN) -> tuple[dict[str, str], ...]:
+    """The first rows that were answered otherwise than the reference."""
+    differing = [
+        {
+            "prompt": row.prompt,
+            "prediction": row.prediction.strip(),
+            "reference": row.reference.strip(),
+        }
+        for row in rows
+        if row.prediction is not None and row.prediction.strip() != row.reference.strip()
+    ]
+    return tuple(differing[:count])
