@@ -58,7 +58,11 @@ def tune_command(
             from edgekit.tuning.tune import tune
 
             loaded = load_search(search, set_ or [])
-            report = tune(loaded, on_event=progress, overwrite=overwrite, force=force)
+            try:
+                report = tune(loaded, on_event=progress, overwrite=overwrite, force=force)
+            except KeyboardInterrupt:
+                progress.say(f"stopped; the same command goes on with {loaded.output}")
+                raise
     if as_json:
         write_json(report.to_dict())
     else:
@@ -76,6 +80,7 @@ class _SearchProgress:
             TrainingProgress(screen) if screen.is_terminal else None
         )
         self._warned: set[str] = set()
+        self._shown: int | None = None  # the run that the bar is of, where several run at a time
 
     def __enter__(self) -> "_SearchProgress":
         if self._bar:
@@ -100,11 +105,13 @@ class _SearchProgress:
             case Message(text=text):
                 self.say(text)
             case TrialBegun() if self._bar:
+                self._shown = event.run
                 self._bar.say(_title(event))
             case TrialEnded():
                 self._print(_line(event))
-            case WithinTrial(event=inner) if self._bar and not isinstance(inner, Message):
-                self._bar(inner)
+            case WithinTrial(run=self._shown, event=inner) if self._bar:
+                if not isinstance(inner, Message):
+                    self._bar(inner)
 
     def say(self, text: str) -> None:
         """Name what begins."""

@@ -81,7 +81,8 @@ def _key_problem(key: str) -> str | None:
 
 def _dotted_keys() -> list[str]:
     keys = [f"{name}.{key}" for name, model in _SECTIONS.items() for key in model.model_fields]
-    return [*(key for key in keys if key not in _NOT_SEARCHED), *SHORT_NAMES.values()]
+    every = dict.fromkeys([*keys, *SHORT_NAMES.values()])
+    return [key for key in every if key not in _NOT_SEARCHED]
 
 
 def _training_problem(name: str) -> str | None:

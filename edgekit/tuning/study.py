@@ -1,16 +1,13 @@
 """The Optuna study behind a search: opened, found again after a kill, asked for values."""
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import RecipeError
 from edgekit.tuning.loading import Search
 from edgekit.tuning.space import grid_of, suggest, values_of
-from edgekit.typed_files import show_value
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -18,10 +15,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-SEARCH_RECORD = "search.json"
 MAX_ATTEMPTS = 3
 RUN, ATTEMPT, CUT_OFF, ERROR = "run", "attempt", "cut_off", "error"
-_BUDGETS = ("search_strategy.num_trials", "search_strategy.max_minutes", "workers")
 
 
 @contextmanager
@@ -36,107 +31,15 @@ def quiet_optuna() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(optuna|alembic|sqlalchemy)\b")
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        yield
-    optuna.logging.set_verbosity(verbosity)
-
-
-def identity_of(search: Search, facts: Mapping[str, str]) -> dict[str, Any]:
-    """What has to stay the same for a search to go on, by dotted key.
-
-    Args:
-        search: Its budgets, workers and outputs may change.
-        facts: What it stands on: digests of rows, base and a user's code.
-    """
-    file = search.file.model_dump(mode="json", exclude={"recipe", "output"})
-    typed = {**file, "recipe": search.recipe.model_dump(mode="json", exclude={"output"})}
-    typed["test"] = search.test
-    typed["storage"] = shown_url(search.file.storage) if search.file.storage else None
-    typed["objective"] = [one.model_dump(mode="json") for one in search.objectives]
-    flat = dict(_flat(typed, ""))
-    return {key: value for key, value in flat.items() if key not in _BUDGETS} | dict(facts)
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
-def refuse_foreign(output: Path) -> None:
-    """Refuse an output that is a file, or holds anything but a search.
-
-    Raises:
-        RecipeError: If it is.
-    """
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise RecipeError(f"output {output}: {existing} is a file", hint="Choose a directory.")
-    if not output.is_dir() or (output / SEARCH_RECORD).is_file():
-        return
-    if any(path.name != ".lock" for path in output.iterdir()):
-        raise RecipeError(
-            f"output {output} exists, is not empty, and is not a search",
-            hint="Choose another `output`.",
-        )
-
-
-def check_identity(output: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether this search was begun in its output already.
-
-    Raises:
-        RecipeError: If another one was, with what differs.
-    """
-    path = output / SEARCH_RECORD
-    if not path.is_file():
-        return False
-    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(dict(identity)))
-    problems = [
-        f"{key}: was {_shown(recorded, key)}, is {_shown(now, key)}"
-        for key in dict.fromkeys([*recorded, *now])
-        if recorded.get(key, _NOTHING) != now.get(key, _NOTHING)
-    ]
-    if problems:
-        raise RecipeError(
-            f"output {output} holds a search that was begun with other values",
-            problems=problems,
-            hint="Set them back to go on with it, choose another `output`, or --overwrite to "
-            "throw it away. num_trials, max_minutes and workers may be changed.",
-        )
-    return True
-
-
-_NOTHING: Any = object()
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return show_value(values[key]) if key in values else "not there"
-
-
-def write_identity(output: Path, identity: Mapping[str, Any]) -> None:
-    """Record what a search was begun with."""
-    output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".{SEARCH_RECORD}"
-    partial.write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
-    partial.replace(output / SEARCH_RECORD)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(verbosity)
 
 
 def storage_url(search: Search) -> str:
     """Optuna's storage: the one that is named, or a SQLite file in the output."""
     return search.file.storage or f"sqlite:///{(search.output / 'search.db').as_posix()}"
-
-
-def shown_url(url: str) -> str:
-    """An URL without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
 
 
 def study_name(search: Search) -> str:
@@ -174,21 +77,31 @@ def open_study(search: Search, *, is_new: bool) -> "Study":
             hint="Say `study: ANOTHER-NAME`, or the output that belongs to it.",
         ) from err
     except (SQLAlchemyError, ImportError, ValueError) as err:
-        reason = str(err).splitlines()[0]
-        raise RecipeError(
-            f"storage: Optuna cannot use it: {reason}",
-            hint="Give an URL such as sqlite:///search.db, or leave storage out.",
-        ) from err
+        raise _unusable(err) from err
 
 
 def delete_study(search: Search) -> None:
-    """Take the study out of its storage, if it is there."""
-    import optuna
+    """Take the study out of its storage, if it is there.
 
-    with quiet_optuna():
-        names = optuna.get_all_study_names(storage_url(search))
-        if study_name(search) in names:
-            optuna.delete_study(study_name=study_name(search), storage=storage_url(search))
+    Raises:
+        RecipeError: If the storage cannot be used.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    url, name = storage_url(search), study_name(search)
+    try:
+        if name in optuna.get_all_study_names(url):
+            optuna.delete_study(study_name=name, storage=url)
+    except (SQLAlchemyError, ImportError, ValueError) as err:
+        raise _unusable(err) from err
+
+
+def _unusable(err: Exception) -> RecipeError:
+    return RecipeError(
+        f"storage: Optuna cannot use it: {str(err).splitlines()[0]}",
+        hint="Give an URL such as sqlite:///search.db, or leave storage out.",
+    )
 
 
 def _pruner(search: Search) -> "BasePruner":
