@@ -39,6 +39,8 @@ def _finish(axes: Any) -> None:
 
 
 def _draw_history(path: Path, report: SearchReport, done: list[TrialRecord]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     metric, direction = next(iter(report.objectives.items()))
     pick = min if direction == "minimize" else max
     runs = [trial.run for trial in done]
@@ -49,6 +51,7 @@ def _draw_history(path: Path, report: SearchReport, done: list[TrialRecord]) -> 
     best = [pick(scores[: index + 1]) for index in range(len(scores))]
     axes.step(runs, best, where="post", color=_BEST, label="best so far")
     axes.axhline(report.defaults[metric], color=_DEFAULTS, linestyle="--", label="defaults")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title=f"{report.output.name}: {metric}", xlabel="run", ylabel=f"{metric}, validation")
     _finish(axes)
     axes.legend(frameon=False)
@@ -58,6 +61,8 @@ def _draw_history(path: Path, report: SearchReport, done: list[TrialRecord]) -> 
 def _draw_parameters(
     path: Path, search: Search, report: SearchReport, done: list[TrialRecord]
 ) -> None:
+    from matplotlib.ticker import NullFormatter
+
     metric = next(iter(report.objectives))
     columns = min(3, len(search.space))
     rows = math.ceil(len(search.space) / columns)
@@ -76,6 +81,8 @@ def _draw_parameters(
             axes.set_xticks(range(len(names)), names)
         elif parameter.log:
             axes.set_xscale("log")
+            axes.set_xlim(parameter.low, parameter.high)
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=key, ylabel=metric)
         _finish(axes)
     figure.savefig(path, metadata={"Software": None})

@@ -128,6 +128,9 @@ def verdict(report: SearchReport) -> str:
     )
     if first.is_better:
         return f"The winner beats the recipe's own values: {figures}."
+    is_up = report.objectives[first.metric] == "maximize"
+    if (first.high < 0) if is_up else (first.low > 0):
+        return f"The winner is worse than the recipe's own values: {figures}."
     return f"The winner is not proven better than the recipe's own values: {figures}."
 
 
@@ -155,8 +158,9 @@ def _markdown(search: Search, report: SearchReport, pictures: Sequence[str]) -> 
                 ["defaults", *_default_values(search), *report.defaults.values()],
             ],
         ),
-        *(f"- {warning}" for warning in report.warnings),
         "",
+        *(f"- {warning}" for warning in report.warnings),
+        *([""] if report.warnings else []),
     ]
     if report.comparison:
         columns = ["metric", "rows", "defaults", "winner", "difference", "interval"]

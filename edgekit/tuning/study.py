@@ -117,9 +117,10 @@ def _pruner(search: Search) -> "BasePruner":
 
 def _sampler(search: Search, run: int) -> "BaseSampler":
     """A sampler for one run, so that a search that was killed picks what it would have picked."""
+    import numpy as np
     from optuna import samplers
 
-    seed = (search.file.seed * 1_000_003 + run) % 2**32
+    seed = int(np.random.SeedSequence([search.file.seed, run]).generate_state(1)[0])
     if search.file.search_strategy.type == "tpe":
         return samplers.TPESampler(seed=seed)
     return samplers.RandomSampler(seed=seed)

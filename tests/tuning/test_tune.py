@@ -1,7 +1,7 @@
 """Whole searches on a tiny base: what they keep, what they compare, how they go on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.tuning.events import TrialBegun, TrialEnded, TuneEvent
 from edgekit.tuning.loading import Search
-from edgekit.tuning.report import SearchReport
+from edgekit.tuning.report import SearchReport, verdict
 from tests.tuning.conftest import MakeSearch
 
 
@@ -102,6 +102,14 @@ def test_the_report_is_told_three_times(finished: Tuned) -> None:
         assert (finished.search.output / picture).read_bytes().startswith(b"\x89PNG")
     ended = [event for event in finished.events if isinstance(event, TrialEnded)]
     assert [event.run for event in ended] == [None, 0, 1, 2]
+
+
+def test_the_verdict_follows_the_interval(finished: Tuned) -> None:
+    (one,) = finished.report.comparison
+    words = {(-0.3, -0.1): "beats", (-0.1, 0.1): "is not proven better", (0.1, 0.3): "is worse"}
+    for (low, high), said in words.items():
+        moved = replace(one, low=low, high=high, is_better=high < 0)
+        assert f"The winner {said}" in verdict(replace(finished.report, comparison=[moved]))
 
 
 def test_losers_keep_their_report_and_not_their_weights(finished: Tuned) -> None:
