@@ -48,6 +48,11 @@ app = group_of(
             summary="Train an adapter from a recipe.",
             panel=_MAKE,
         ),
+        "tune": Mount(
+            source="edgekit.cli.tune:tune_command",
+            summary="Search a recipe's values by Optuna, and keep the best run.",
+            panel=_MAKE,
+        ),
         "merge": Mount(
             source="edgekit.cli.merge:merge_command",
             summary="Merge an adapter into its base: a base of its own, for what no socket takes.",

@@ -89,7 +89,7 @@ def load_examples(recipe: TrainRecipe) -> ExampleSplits:
     if isinstance(data.validation, str):
         train, validation = everything, _read_other(data.validation, data, is_classification)
     else:
-        train, validation = _split(everything, data, recipe.seed, warnings)
+        train, validation = split_examples(everything, data, recipe.seed, warnings)
     test = _read_other(data.test, data, is_classification) if data.test else []
     if data.augment is not None:
         rows = augmented_rows(data.augment, [example.row for example in train])
@@ -100,7 +100,7 @@ def load_examples(recipe: TrainRecipe) -> ExampleSplits:
     labels = None
     if is_classification and data.completion is not None:
         if not isinstance(data.validation, str):
-            train, validation = _keep_labels_in_train(train, validation)
+            train, validation = keep_labels_in_train(train, validation)
         labels = tuple(sorted({(example.completion or "").strip() for example in train}))
         for name, examples in (("validation", validation), ("test", test)):
             _refuse_unknown_labels(name, examples, labels)
@@ -261,10 +261,20 @@ def _messages(row: Row, data: DataRecipe) -> tuple[dict[str, Any], ...] | None:
     return tuple(turns)
 
 
-def _split(
+def split_examples(
     examples: Sequence[Example], data: DataRecipe, seed: int, warnings: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    """Take a share for validation; each stratum keeps its share, a single row stays in training."""
+    """Take a share for validation; each stratum keeps its share, a single row stays in training.
+
+    Args:
+        examples: All rows.
+        data: Its ``validation`` is the share, its ``group`` says what stays together.
+        seed: Of the choice.
+        warnings: Are added to.
+
+    Returns:
+        Training and validation, in the order of the rows.
+    """
     share = data.validation if isinstance(data.validation, float) else 0.0
     if not share:
         return list(examples), []
@@ -302,7 +312,7 @@ def _quotas(strata: dict[str, list[int]], share: float) -> dict[str, int]:
     return quotas
 
 
-def _keep_labels_in_train(
+def keep_labels_in_train(
     train: list[Example], validation: list[Example]
 ) -> tuple[list[Example], list[Example]]:
     """A share that is not stratified by label may draw a label's only row: put that one back."""

@@ -11,6 +11,7 @@ import yaml
 
 from edgekit.recipes import BundleRecipe, TrainRecipe, parse_recipe
 from edgekit.targets import load_target
+from edgekit.tuning.search_file import SearchFile
 from tests.docs.pages import ROOT, Block, Page, all_blocks, all_pages
 from tests.docs.programs import PROGRAMS, parse_error
 
@@ -114,6 +115,8 @@ def test_every_recipe_loads(block: Block, tmp_path: Path) -> None:
         own = tmp_path / "own.yaml"
         own.write_text(block.text, encoding="utf-8")
         load_target(str(own))
+    elif "search_space" in values:
+        SearchFile.model_validate(values)
     elif set(values) <= set(TrainRecipe.model_fields):
         parse_recipe(_SMALLEST_TRAIN | values, TrainRecipe)
     else:

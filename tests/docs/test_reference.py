@@ -17,6 +17,8 @@ from edgekit.doctor import examine
 from edgekit.evaluating.metrics import METRICS, default_metrics
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.quantizing import options as quantization
+from edgekit.tuning import search_file
+from edgekit.tuning.report import SearchReport
 from edgekit_runtime import card, manifest
 from edgekit_runtime.bench_report import BenchReport
 from edgekit_runtime.cli import batch
@@ -52,7 +54,16 @@ MODELS: dict[str, type[BaseModel]] = {
         targets.StaticGraphs,
         targets.ParityBounds,
         targets.Verification,
+        search_file.SearchFile,
+        search_file.Parameter,
+        search_file.Strategy,
+        search_file.Objective,
     )
+}
+PAGES_OF_KEYS = {
+    "edgekit.targets": "targets",
+    "edgekit.quantizing.options": "targets",
+    "edgekit.tuning.search_file": "search-files",
 }
 RUNTIME_PAGE = page("docs/reference/python-runtime.md")
 
@@ -104,8 +115,7 @@ def test_no_page_is_left_of_a_command_that_is_gone() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_keys_of_a_file_that_people_type(name: str) -> None:
-    is_target = MODELS[name].__module__ in {"edgekit.targets", "edgekit.quantizing.options"}
-    of = page(f"docs/reference/{'targets' if is_target else 'recipes'}.md")
+    of = page(f"docs/reference/{PAGES_OF_KEYS.get(MODELS[name].__module__, 'recipes')}.md")
     told = {key: cells[1] for key, cells in of.table(f"keys: {name}").items()}
     fields = MODELS[name].model_fields
     assert list(told) == list(fields)
@@ -223,6 +233,7 @@ def test_the_generation_options() -> None:
         ("run", "generation", Generation),
         ("eval", "evaluation", EvaluationReport),
         ("bench", "bench", BenchReport),
+        ("tune", "search", SearchReport),
     ],
 )
 def test_the_fields_of_json(where: str, name: str, reported: Any) -> None:
