@@ -120,6 +120,8 @@ def _print(report: "EvaluationReport") -> None:
     for name, value in report.metrics.items():
         add_row(table, name, f"{value:.3f}")
     screen.print(table)
+    for weights, loss in report.losses.items():
+        screen.print(f"loss {loss:.3f} on {weights}", markup=False, highlight=False)
     if report.n_too_long:
         warn(f"{report.n_too_long} rows over the context were left out")
     for row in report.wrong:

@@ -1,6 +1,7 @@
 """Score a torch model or a bundle, with an adapter or without, on a person's data."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from edgekit.evaluating.answers import (
 )
 from edgekit.evaluating.metrics import check_metrics, default_metrics, perplexity_of, score
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
-from edgekit.method_recipes import TARGET_WEIGHTS, target_of
+from edgekit.method_recipes import NF4, TARGET_WEIGHTS, target_of
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import DataRecipe, parse_recipe
 from edgekit.targets import load_target
@@ -42,6 +43,8 @@ class EvaluationReport:
         subject: What was scored: ``bundle NAME`` or ``torch BASE``, ``tfidf``; with the weights
             of the torch base where they are not its own.
         metrics: Shares from 0 to 1; ``perplexity`` of the references' tokens.
+        losses: Loss per token of the references on the weights that were scored, and on the
+            ``float`` ones; empty where those are the same, or perplexity was not asked for.
         n_too_long: Rows left out because they are over the context.
         wrong: Up to five rows that were answered otherwise than the reference.
     """
@@ -53,6 +56,7 @@ class EvaluationReport:
     n_rows: int
     n_too_long: int
     metrics: Mapping[str, float]
+    losses: Mapping[str, float]
     seconds: float
     wrong: tuple[Mapping[str, str], ...]
 
@@ -122,6 +126,7 @@ def evaluate(
     labels = _labels(recorded, known)
     weights = _weights(weights, recorded) if bundle is None else None
     with quiet_libraries():
+        losses: dict[str, float] = {}
         if method == "tfidf":
             answers = tfidf_answers(known, examples)
         else:
@@ -141,6 +146,10 @@ def evaluate(
                     answers = replace(
                         answers, perplexity=perplexity_of(*subject.nll(split.sequences))
                     )
+            if weights is not None and answers.perplexity is not None:
+                with _open(None, base, adapter, None, None) as plain:
+                    nll, n_tokens = plain.nll(split.sequences)
+                losses = {weights: math.log(answers.perplexity), _FLOAT_WEIGHTS: nll / n_tokens}
     scores = score(names, answers.predictions, answers.references, labels)
     if answers.perplexity is not None:
         scores["perplexity"] = answers.perplexity
@@ -152,6 +161,7 @@ def evaluate(
         n_rows=len(answers.references),
         n_too_long=answers.n_too_long,
         metrics=scores,
+        losses=losses,
         seconds=time.perf_counter() - started,
         wrong=answers.wrong(_N_SHOWN),
     )
@@ -174,6 +184,8 @@ def _open(
 def _weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:
     """``target:NAME``, or None for the float weights."""
     weights = given or recorded.get("weights") or _FLOAT_WEIGHTS
+    if not given and weights == NF4:
+        return None  # no device has NF4 weights; its adapter is scored as any other
     if weights != _FLOAT_WEIGHTS and target_of(weights) is None:
         raise RecipeError(
             f"weights: expected '{_FLOAT_WEIGHTS}' or '{TARGET_WEIGHTS}NAME', got {weights!r}"

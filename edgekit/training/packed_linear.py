@@ -14,9 +14,7 @@ import torch
 from torch.nn import functional
 
 from edgekit.building.dequantize import PackedWeight
-
-# Values that are dequantized at once: 64 MB of float32.
-CHUNK_VALUES = 1 << 24
+from edgekit.training.memory import CHUNK_VALUES
 
 
 class Rows(Protocol):

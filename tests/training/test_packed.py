@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from edgekit.bases import Base, resolve_base
+from edgekit.building.base_shape import shape_of
 from edgekit.building.dequantize import quantization_fingerprint
 from edgekit.building.device_weights import DeviceWeights, device_weights, use_device_weights
 from edgekit.building.inputs import load_profiles
+from edgekit.building.memory import disk_bytes
 from edgekit.targets import TargetProfile
 from edgekit.training import packed_linear
 from edgekit.training.packed_base import load_packed, on_float_weights
@@ -126,6 +128,7 @@ def test_every_weight_of_the_graph_is_held_in_its_bits(
     used = dict(plain.named_parameters(remove_duplicate=False))
     for name, values in held.items():
         torch.testing.assert_close(values, used[name], rtol=0, atol=0, msg=name)
+    assert packed_bytes(packed) < 1.5 * disk_bytes(shape_of(base), profile)
     stored = {name: sum(part.n_bytes for part in parts) for name, parts in weights.items()}
     is_tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     in_bits = sum(stored.values()) - is_tied * stored["lm_head.weight"]
