@@ -1,5 +1,6 @@
 """Does a run fit this machine? Asked before a weight is loaded."""
 
+from dataclasses import replace
 from typing import Any
 
 from edgekit.building.base_shape import BaseShape, shape_of
@@ -86,7 +87,7 @@ def _quantized_bytes(prepared: Prepared, shape: BaseShape, *, on_gpu: bool) -> t
         return 0, 0
     if recipe.lora.needs_float_base:
         return 0, _FLOAT_COPY_BYTES * shape.n_weights
-    stored = disk_bytes(shape, profile)
+    stored = disk_bytes(replace(shape, max_positions=0), profile)  # without rotary tables
     loading = stored  # the file's pages, while they are copied
     is_ready = profile.builder != "static" and is_intact(export_path(prepared.base, profile))
     if rounds_here(profile) and not is_ready:

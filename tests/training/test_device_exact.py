@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.bases import resolve_base
+from edgekit.building.base_shape import BaseShape, shape_of
 from edgekit.building.build import build
+from edgekit.building.inputs import load_profiles
+from edgekit.building.memory import disk_bytes
 from edgekit.building.plan import plan_build
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.bundling.edit import add_adapter
 from edgekit.errors import PeftAdapterError, RecipeError
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.recipes import TrainRecipe, parse_recipe
+from edgekit.training.memory import RunSize, estimate
 from edgekit.training.report import TrainingReport
 from edgekit_runtime import Bundle
 
@@ -59,6 +65,47 @@ def build_it(base: Path, adapter: Path, output: Path, **options: Any) -> Any:
         parity=False,
         **options,
     )
+
+
+def test_the_memory_estimate_counts_the_bits_of_the_target(
+    exact: TrainingReport, train_it: Train, tiny_base: Path, tmp_path: Path
+) -> None:
+    profile = load_profiles(("cpu-fast",), None, None)["cpu-fast"]
+    shape = shape_of(resolve_base(str(tiny_base)))
+    in_bits = exact.memory_estimate
+    stored = disk_bytes(replace(shape, max_positions=0), profile)
+    assert in_bits["weights_bytes"] == stored < shape.n_weights
+    assert in_bits["dequantized_bytes"] > 0
+    in_floats = train_it(tmp_path / "a", lora={"r": 4, "init_lora_weights": "pissa"})
+    assert in_floats.memory_estimate["weights_bytes"] == 4 * shape.n_weights
+    assert in_floats.memory_estimate["dequantized_bytes"] == 0
+
+
+def test_a_base_of_a_billion_weights_is_estimated_under_three_gigabytes() -> None:
+    """The shape of Llama 3.2 1B, batches of 4 rows of 256 tokens, checkpointing."""
+    layer = {"q_proj": (2048, 2048), "k_proj": (512, 2048), "v_proj": (512, 2048)}
+    layer |= {"o_proj": (2048, 2048), "gate_proj": (8192, 2048), "up_proj": (8192, 2048)}
+    layer["down_proj"] = (2048, 8192)
+    linears = {
+        f"model.layers.{index}.mlp.{name}": size
+        for index in range(16)
+        for name, size in layer.items()
+    }
+    shape = BaseShape(
+        linears=linears,
+        hidden_size=2048, vocab_size=128256, is_tied=True, n_layers=16, n_key_value_heads=8,
+        head_size=64, max_positions=131072, tokenizer_bytes=0, float_bytes=0,
+    )  # fmt: skip
+    profile = load_profiles(("cpu-fast",), None, None)["cpu-fast"]
+    packed = disk_bytes(shape, profile)
+    size = RunSize(
+        shape=shape, method="qlora", n_trainable=11_000_000, tokens=4 * 256, learnt=4 * 32,
+        is_half=False, is_checkpointed=True, weight_bytes=4, process_bytes=700_000_000,
+        packed_bytes=packed, loading_bytes=packed,
+    )  # fmt: skip
+    assert shape.n_weights > 1.2e9
+    assert estimate(size).total_bytes < 3e9
+    assert estimate(replace(size, packed_bytes=0)).total_bytes > 6e9
 
 
 def test_the_report_has_the_loss_on_both_weights_and_names_the_quantization(
