@@ -17,6 +17,7 @@ from edgekit.adapters.peft_checks import CONFIG_FILE, RECORD_FILE
 from edgekit.base_files import write_base_files
 from edgekit.bases import Base, resolve_base
 from edgekit.errors import BuildError, PeftAdapterError
+from edgekit.method_recipes import target_of
 from edgekit.quiet import quiet_libraries
 
 MAX_MEAN_KL = 1e-6  # nats a position, the parity gate's own bound on an exact conversion
@@ -121,7 +122,7 @@ def _check(adapter: Path, base: Base, *, assume_base: bool) -> dict[str, Any]:
             f"{CONFIG_FILE}: peft_type: expected LORA, got {kind}; what is not linear cannot be "
             "merged into a weight"
         )
-    if record.get("weights"):
+    if target_of(record.get("weights")) is not None:
         problems.append(
             f"{RECORD_FILE}: trained on the weights of {record['weights']}; merged into the float "
             "ones it would be another model. Its sockets take it exactly: build with --adapter"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 METHODS = ("lora", "qlora", "dora", "full", "bottleneck")
 LORA_METHODS = ("lora", "qlora", "dora")
 TARGET_WEIGHTS = "target:"
+NF4 = "nf4"
 
 _INITS = ("gaussian", "orthogonal", "eva", "pissa", "olora", "loftq")
 _PISSA_STEPS = re.compile(r"pissa_niter_[1-9]\d*")
@@ -59,6 +60,11 @@ class LoraRecipe(BaseModel):
         return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
     @property
+    def needs_float_base(self) -> bool:
+        """Whether weights of the base are changed or trained, which packed ones cannot be."""
+        return self.changes_base or bool(self.modules_to_save)
+
+    @property
     def largest_r(self) -> int:
         """Largest rank of the adapter that is written.
 
@@ -94,9 +100,9 @@ def method_problems(recipe: "TrainRecipe") -> list[str]:
     """What does not go together with a recipe's method."""
     problems: list[str] = []
     method, lora = recipe.method, recipe.lora
-    if method == "qlora" and target_of(recipe.weights) is None:
+    if method == "qlora" and recipe.weights != NF4 and target_of(recipe.weights) is None:
         got = "none" if recipe.weights is None else repr(recipe.weights)
-        problems.append(f"method qlora needs weights: {TARGET_WEIGHTS}NAME, got {got}")
+        problems.append(f"method qlora needs weights: {TARGET_WEIGHTS}NAME or {NF4}, got {got}")
     if method != "qlora" and recipe.weights is not None:
         problems.append(f"weights is for method qlora, and method is {method}")
     if method not in LORA_METHODS and lora != LoraRecipe():
@@ -105,7 +111,19 @@ def method_problems(recipe: "TrainRecipe") -> list[str]:
         problems.append(f"bottleneck is for method bottleneck, and method is {method}")
     if recipe.loss is None and recipe.loss_options:
         problems.append("loss_options go with loss, and there is none")
+    if recipe.weights == NF4:
+        problems += _nf4_problems(lora)
     return problems + _init_problems(method, lora)
+
+
+def _nf4_problems(lora: LoraRecipe) -> list[str]:
+    """Starts that read the base's weights, which NF4 does not show as numbers."""
+    if lora.changes_base or lora.init_lora_weights == "loftq":
+        return [
+            f"lora.init_lora_weights: {lora.init_lora_weights} reads the base's weights, and nf4 "
+            f"does not show them; take true, gaussian, orthogonal or eva, or {TARGET_WEIGHTS}NAME"
+        ]
+    return []
 
 
 def _init_problems(method: str, lora: LoraRecipe) -> list[str]:

@@ -207,7 +207,7 @@ class TrainRecipe(_Typed):
     """``edgekit train recipe.yaml``.
 
     Attributes:
-        weights: ``target:NAME`` for method qlora: train on the int4 weights of that target.
+        weights: For method qlora: ``target:NAME``, the int4 weights of that target, or ``nf4``.
         loss: ``path/to/file.py:ClassName`` or the name of an installed ``edgekit.losses`` entry
             point, instead of the mean cross entropy of the learnt tokens.
         loss_options: Keyword arguments that the loss class is made with.

@@ -134,14 +134,14 @@ def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"method": "qlora"}, "method qlora needs weights: target:NAME, got none"),
+        ({"method": "qlora"}, "method qlora needs weights: target:NAME or nf4, got none"),
         (
             {"method": "qlora", "weights": "cpu"},
-            "method qlora needs weights: target:NAME, got 'cpu'",
+            "method qlora needs weights: target:NAME or nf4, got 'cpu'",
         ),
         (
             {"method": "qlora", "weights": "target:"},
-            "method qlora needs weights: target:NAME, got 'target:'",
+            "method qlora needs weights: target:NAME or nf4, got 'target:'",
         ),
         ({"weights": "target:cpu"}, "weights is for method qlora, and method is lora"),
         (

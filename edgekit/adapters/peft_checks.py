@@ -126,6 +126,8 @@ def record_problems(record: Mapping[str, Any]) -> list[str]:
         fields.object("validation")
     if record.get("base") is not None:
         fields.object("base").text("fingerprint")
+    if record.get("quantization") is not None:
+        fields.object("quantization").text("fingerprint")
     examples = record.get("examples") or []
     if not isinstance(examples, list) or not all(isinstance(item, str) for item in examples):
         problems.append(f"{RECORD_FILE}.examples: expected list of str")

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bases import Base
-from edgekit.building.inputs import check_inputs
+from edgekit.building.device_weights import device_weights
+from edgekit.building.inputs import check_inputs, quantization_in_words
 from edgekit.building.parity import check_parity
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
+from edgekit.building.same_quantization import refuse_other_quantization
 from edgekit.building.sessions import gate_provider
 from edgekit.building.target_dir import graphs_of, target_record, verified_on, write_target
 from edgekit.building.weights import WeightStore
@@ -74,6 +76,7 @@ def build(
     max_nll_increase: float | None = None,
     parity: bool = True,
     assume_base: bool = False,
+    allow_other_quantization: bool = False,
     overwrite: bool = False,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> BuildReport:
@@ -93,6 +96,8 @@ def build(
         max_nll_increase: Bound on what quantization may cost, in nats a token.
         parity: Run the parity gate; without it the targets are marked as unchecked.
         assume_base: Take adapters whose recorded base name contradicts.
+        allow_other_quantization: Take adapters that were trained on other quantized weights than
+            a target's.
         overwrite: Replace an existing bundle.
         on_message: Called with a line of progress.
 
@@ -116,6 +121,12 @@ def build(
     )
     resolved, profiles, read = inputs.base, inputs.profiles, inputs.adapters
     adapters = inputs.sources
+    if not allow_other_quantization:
+        refuse_other_quantization(
+            read,
+            quantization_in_words(resolved, profiles),
+            lambda target: device_weights(resolved, profiles[target], on_message),
+        )
     with staged_bundle(output, overwrite=overwrite) as root:
         store = WeightStore(root)
         contracts = {}

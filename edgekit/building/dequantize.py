@@ -3,7 +3,10 @@
 Source: ONNX Runtime contrib operators MatMulNBits and GatherBlockQuantized.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +31,73 @@ class QuantizedWeight:
     values: Array
     steps: Array
 
-    def rows(self, start: int, n: int) -> "QuantizedWeight":
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedWeight:
+    """Rows of a quantized weight as the graph stores them.
+
+    Attributes:
+        codes: uint8 (out, blocks, block_size * bits / 8), the low nibble first.
+        scales: (out, blocks), in the graph's own float type.
+        zero_points: uint8 (out, blocks * bits / 8), rows padded to whole bytes; or floats (out,
+            blocks); None where it is the middle of the range.
+        bits: 4 or 8.
+        columns: Inputs; the last block may be padded beyond them.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[Any]
+    zero_points: npt.NDArray[Any] | None
+    bits: int
+    columns: int
+
+    @property
+    def n_rows(self) -> int:
+        """Output features."""
+        return len(self.codes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of codes, scales and zero points."""
+        zeros = 0 if self.zero_points is None else self.zero_points.nbytes
+        return self.codes.nbytes + self.scales.nbytes + zeros
+
+    def rows(self, start: int, n: int) -> "PackedWeight":
         """The weight of some output features."""
-        return QuantizedWeight(self.values[start : start + n], self.steps[start : start + n])
+        own = slice(start, start + n)
+        zeros = None if self.zero_points is None else self.zero_points[own]
+        return replace(self, codes=self.codes[own], scales=self.scales[own], zero_points=zeros)
+
+    def dequantized(self) -> QuantizedWeight:
+        """What the stored numbers stand for."""
+        rows = self.n_rows
+        scales = self.scales.astype(np.float32)[..., None]
+        codes = _unpack(self.codes, self.bits)
+        zero = _zero_points(self.zero_points, self.bits, scales.shape)
+        weight = ((codes.astype(np.float32) - zero) * scales).reshape(rows, -1)
+        steps = np.broadcast_to(scales, codes.shape).reshape(rows, -1)
+        columns = slice(0, self.columns)
+        return QuantizedWeight(np.asarray(weight[:, columns], np.float32), steps[:, columns])
 
 
 def quantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, QuantizedWeight]:
-    """Every quantized weight of a graph, by its Hugging Face name.
+    """Every quantized weight of a graph in floats; names and errors as :func:`packed_weights`."""
+    return dequantized(packed_weights(model, contract))
+
+
+def dequantized(
+    weights: Mapping[str, Sequence[PackedWeight]],
+) -> dict[str, QuantizedWeight]:
+    """Packed weights in floats."""
+    return {
+        name: _stacked([part.dequantized() for part in parts]) for name, parts in weights.items()
+    }
+
+
+def packed_weights(
+    model: ir.Model, contract: SocketContract
+) -> dict[str, tuple[PackedWeight, ...]]:
+    """Every quantized weight of a graph as it is stored, by its Hugging Face name.
 
     Args:
         model: The graph with its external data in reach.
@@ -42,30 +105,53 @@ def quantized_weights(model: ir.Model, contract: SocketContract) -> dict[str, Qu
 
     Returns:
         ``model.layers.0.self_attn.q_proj.weight`` etc.; the head as ``lm_head.weight``, the
-        embedding as ``model.embed_tokens.weight`` where quantized.
+        embedding as ``model.embed_tokens.weight`` where quantized. A weight that the graph has cut
+        up by output features comes in its parts, one below the other.
 
     Raises:
         BuildError: If a weight cannot be read, or belongs to no known place.
     """
     sockets = {socket.name: socket for socket in contract.sockets}
-    weights: dict[str, QuantizedWeight] = {}
-    pieces: dict[str, dict[int, QuantizedWeight]] = {}
+    weights: dict[str, tuple[PackedWeight, ...]] = {}
+    pieces: dict[str, dict[int, PackedWeight]] = {}
     for node in model.graph:
         path = (node.name or "").strip("/").replace("/", ".").rpartition(".")[0]
         if node.op_type == "GatherBlockQuantized":
-            weights["model.embed_tokens.weight"] = _embedding_weight(node)
+            weights["model.embed_tokens.weight"] = (_embedding_weight(node),)
         elif node.op_type == "MatMulNBits" and path in sockets:
-            weight = matmul_weight(node)
+            weight = _packed_matmul(node)
             for part in sockets[path].parts:
                 rows = weight.rows(part.offset, part.n)
                 pieces.setdefault(part.module, {})[part.start] = rows
         elif node.op_type == "MatMulNBits" and path == "lm_head":
-            weights["lm_head.weight"] = matmul_weight(node)
+            weights["lm_head.weight"] = (_packed_matmul(node),)
         elif node.op_type == "MatMulNBits":
             raise BuildError(f"{node.name}: a quantized matmul that is no socket and no head")
     for module, by_start in pieces.items():
-        weights[f"{module}.weight"] = _stacked([by_start[start] for start in sorted(by_start)])
+        weights[f"{module}.weight"] = tuple(by_start[start] for start in sorted(by_start))
     return weights
+
+
+def quantization_fingerprint(weights: Mapping[str, Sequence[PackedWeight]]) -> str:
+    """Name a quantization by its numbers: ``sha256:…`` over names, codes, scales, zero points.
+
+    Scales count to float16's precision, so that the float32 graph and the float16 graph of the
+    same rounding have one fingerprint; of blocks that are all zero they do not count. How a graph
+    packs or cuts its matmuls plays no part.
+    """
+    digest = hashlib.sha256()
+    for name, parts in sorted(weights.items()):
+        for part in parts:
+            codes = _unpack(part.codes, part.bits)
+            kind = [part.n_rows, part.columns, part.bits, codes.shape[-1]]
+            digest.update(json.dumps([name, *kind]).encode())
+            zeros = _zero_points(part.zero_points, part.bits, (*part.scales.shape, 1))
+            with np.errstate(over="ignore"):
+                scales = np.where((codes == zeros).all(-1), 0, part.scales).astype("<f2")
+            stored = np.broadcast_to(np.asarray(zeros, "<f4"), (*part.scales.shape, 1))
+            for array in (part.codes, scales, stored):
+                digest.update(array.tobytes())
+    return "sha256:" + digest.hexdigest()
 
 
 def _stacked(parts: list[QuantizedWeight]) -> QuantizedWeight:
@@ -77,48 +163,65 @@ def _stacked(parts: list[QuantizedWeight]) -> QuantizedWeight:
 
 
 def matmul_weight(node: ir.Node) -> QuantizedWeight:
+    """What a MatMulNBits multiplies with."""
+    return _packed_matmul(node).dequantized()
+
+
+def _packed_matmul(node: ir.Node) -> PackedWeight:
     """MatMulNBits: B is uint8 (N, blocks, block_size * bits / 8), scales (N, blocks)."""
     attributes = {key: attribute.as_int() for key, attribute in node.attributes.items()}
     k, n, block = attributes["K"], attributes["N"], attributes["block_size"]
-    bits = attributes.get("bits", 4)
-    values = _unpack(_tensor(node, 1).reshape(n, -1, block * bits // 8), bits)
-    scales = _tensor(node, 2).astype(np.float32).reshape(n, -1, 1)
-    zero = _zero_points(_optional_tensor(node, 3), bits, scales.shape)
-    return _affine(values, scales, zero, columns=k)
+    bits = _checked_bits(attributes.get("bits", 4))
+    zeros = _optional_tensor(node, 3)
+    return PackedWeight(
+        codes=_tensor(node, 1).reshape(n, -1, block * bits // 8),
+        scales=_tensor(node, 2).reshape(n, -1),
+        zero_points=None if zeros is None else _as_stored(zeros, n),
+        bits=bits,
+        columns=k,
+    )
 
 
-def _embedding_weight(node: ir.Node) -> QuantizedWeight:
+def _embedding_weight(node: ir.Node) -> PackedWeight:
     """GatherBlockQuantized: the table is int4/uint4 (V, H) or packed uint8, scales (V, blocks)."""
     block = node.attributes["block_size"].as_int()
-    bits = node.attributes["bits"].as_int() if "bits" in node.attributes else 4
-    scales = _tensor(node, 2).astype(np.float32)[..., None]
+    bits = _checked_bits(node.attributes["bits"].as_int() if "bits" in node.attributes else 4)
     table = _tensor(node, 0)
     rows = table.shape[0]
-    if table.dtype == np.uint8:
-        values = _unpack(table.reshape(rows, -1, block * bits // 8), bits)
-    else:
-        values = table.astype(np.float32).reshape(rows, -1, block)
+    scales = _tensor(node, 2).reshape(rows, -1)
     stored = _optional_tensor(node, 3)
-    is_signed = table.dtype.name in {"int4", "int8"}
-    zero = 0.0 if is_signed and stored is None else _zero_points(stored, bits, scales.shape)
-    return _affine(values, scales, zero, columns=scales.shape[1] * block)
+    zeros = None if stored is None else _as_stored(stored, rows)
+    if table.dtype != np.uint8:
+        middle = 1 << (bits - 1) if table.dtype.name in {"int4", "int8"} else 0
+        # From zero up, as a matmul stores them; a signed table's own zero is the middle then.
+        values = (table.astype(np.int16) + middle).astype(np.uint8)
+        table = values if bits == 8 else values[..., 0::2] | values[..., 1::2] << 4
+        zeros = zeros + middle if zeros is not None and middle else zeros
+    return PackedWeight(
+        codes=table.reshape(rows, -1, block * bits // 8),
+        scales=scales,
+        zero_points=zeros,
+        bits=bits,
+        columns=scales.shape[1] * block,
+    )
 
 
-def _affine(
-    values: npt.NDArray[Any], scales: Array, zero: Array | float, *, columns: int
-) -> QuantizedWeight:
-    rows = values.shape[0]
-    weight = ((values.astype(np.float32) - zero) * scales).reshape(rows, -1)[:, :columns]
-    steps = np.broadcast_to(scales, values.shape).reshape(rows, -1)[:, :columns]
-    return QuantizedWeight(np.asarray(weight, np.float32), steps)
+def _checked_bits(bits: int) -> int:
+    if bits not in {4, 8}:
+        raise BuildError(f"{bits}-bit weights cannot be read back; 4 and 8 can")
+    return bits
+
+
+def _as_stored(zero_points: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Packed bytes stay packed; every other type becomes floats."""
+    stored = zero_points.reshape(rows, -1)
+    return stored if stored.dtype == np.uint8 else stored.astype(np.float32)
 
 
 def _unpack(packed: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
     """(…, bytes) to (…, values); the low nibble comes first."""
     if bits == 8:
         return packed
-    if bits != 4:
-        raise BuildError(f"{bits}-bit weights cannot be read back; 4 and 8 can")
     return np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 

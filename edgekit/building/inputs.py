@@ -9,12 +9,17 @@ from edgekit.bases import Base, resolve_base
 from edgekit.building.base_shape import shape_of
 from edgekit.building.export import refuse_unsupported, rounds_here
 from edgekit.building.fit import check_fit
-from edgekit.building.prebuilt import linear_shapes, profile_of, resolve_prebuilt
+from edgekit.building.prebuilt import (
+    linear_shapes,
+    profile_of,
+    quantization_of,
+    resolve_prebuilt,
+)
 from edgekit.bundling.adapters import AdapterSource
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import refuse_existing
 from edgekit.errors import BuildError, PeftAdapterError
-from edgekit.quantizing.options import change, check_sources
+from edgekit.quantizing.options import as_texts, change, check_sources
 from edgekit.targets import TargetProfile, load_target
 
 # k_quant cuts off an end of a block where the rest gains by it; the farthest weight seen lies 1.34
@@ -201,6 +206,16 @@ def read_adapters(
             problems=[line for err in errors for line in str(err).splitlines()],
         )
     return read
+
+
+def quantization_in_words(
+    base: Base, profiles: Mapping[str, TargetProfile]
+) -> dict[str, Mapping[str, str]]:
+    """Target name to how its weights are quantized, as its manifest says it."""
+    return {
+        target: quantization_of(base) if base.is_prebuilt else as_texts(profile.quantization)
+        for target, profile in profiles.items()
+    }
 
 
 def load_profiles(

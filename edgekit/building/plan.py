@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.bases import Base
 from edgekit.building.base_shape import shape_of
+from edgekit.building.device_weights import DeviceWeights, device_weights
+from edgekit.building.export import export_path, is_intact
 from edgekit.building.fit import build_memory_bytes, disk_needed_bytes
-from edgekit.building.inputs import check_inputs
+from edgekit.building.inputs import check_inputs, quantization_in_words
 from edgekit.building.planned_target import START_SECONDS, PlannedTarget, Planner
+from edgekit.building.same_quantization import refuse_other_quantization
 from edgekit.bundling.adapters import AdapterSource
+from edgekit.targets import TargetProfile
 
 TIMED_ON = (
     "by what SmolLM2-135M took on one core of an AMD Zen 5 (AVX512-VNNI); longer on a busy or "
@@ -69,6 +74,7 @@ def plan_build(
     max_nll_increase: float | None = None,
     parity: bool = True,
     assume_base: bool = False,
+    allow_other_quantization: bool = False,
     overwrite: bool = False,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> BuildPlan:
@@ -95,6 +101,12 @@ def plan_build(
         overwrite=overwrite,
         on_message=on_message,
     )
+    if not allow_other_quantization:
+        refuse_other_quantization(
+            inputs.adapters,
+            quantization_in_words(inputs.base, inputs.profiles),
+            lambda target: _exported_weights(inputs.base, inputs.profiles[target]),
+        )
     on_message("looking at this machine")
     shape = shape_of(inputs.base)
     planner = Planner(inputs, inputs.sources, shape, parity)
@@ -108,3 +120,10 @@ def plan_build(
         disk_bytes=disk_needed_bytes(shape, inputs.profiles),
         build_memory_bytes=build_memory_bytes(shape, inputs.profiles, parity=parity),
     )
+
+
+def _exported_weights(base: Base, profile: TargetProfile) -> DeviceWeights | None:
+    """A target's weights where they are in the cache; a plan exports nothing."""
+    if base.is_prebuilt or (profile.builder != "static" and is_intact(export_path(base, profile))):
+        return device_weights(base, profile)
+    return None

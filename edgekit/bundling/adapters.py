@@ -9,6 +9,7 @@ from edgekit.adapters.convert import to_sockets, write_onnx_adapter
 from edgekit.adapters.peft_dir import PeftAdapter
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.bundling.write import write_json
+from edgekit.method_recipes import target_of
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import AdapterRecord
 
@@ -71,7 +72,7 @@ def write_adapter(
         peft=adapter.path,
         onnx=path,
         prompts=prompts,
-        on_device_weights=bool(adapter.record.get("weights")),
+        on_device_weights=target_of(adapter.record.get("weights")) is not None,
     )
 
 
@@ -113,6 +114,9 @@ def write_card(
         "base_fingerprint": base_fingerprint,
         "binding": first.binding,
         "source_digest": {target: adapter.digest for target, adapter in adapters.items()},
+        "trained_on": {
+            target: adapter.record.get("quantization") for target, adapter in adapters.items()
+        },
         "license": source.license or record.get("license"),
         "defaults": defaults | dict(source.defaults),
         "recipe": recipe,

@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import ONNX_SOURCE, Base, resolve_base
+from edgekit.building.device_weights import weights_of_target
 from edgekit.building.parity import check_parity
 from edgekit.building.parity_figures import ParityFigures
 from edgekit.building.prebuilt import linear_shapes
 from edgekit.building.prebuilt_parity import check_prebuilt_parity
+from edgekit.building.same_quantization import refuse_other_quantization
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
 from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file, flush, replace_file
@@ -29,7 +31,13 @@ from edgekit.targets import ParityBounds
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import nearest
-from edgekit_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, AdapterRecord, Manifest
+from edgekit_runtime.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    AdapterRecord,
+    Manifest,
+    TargetRecord,
+)
 
 
 def add_adapter(
@@ -39,6 +47,7 @@ def add_adapter(
     *,
     base: str | None = None,
     assume_base: bool = False,
+    allow_other_quantization: bool = False,
     parity: bool = True,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, ParityFigures]:
@@ -51,6 +60,8 @@ def add_adapter(
         base: Where the float base is, if the manifest's name no longer finds it; for a bundle of a
             prebuilt ONNX model, what that was made from.
         assume_base: Take an adapter whose recorded base name contradicts.
+        allow_other_quantization: Take an adapter that was trained on other quantized weights than
+            a target's.
         parity: Run the parity gate for it.
         on_message: Called with a line of progress.
 
@@ -89,6 +100,8 @@ def add_adapter(
                 shapes=linear_shapes(resolved),
             )
             read[target] = replace(adapter, binding="assumed") if origin else adapter
+            if not allow_other_quantization:
+                _check_quantization(bundle / record.path, name, resolved, contract, record, adapter)
             files = write_adapter(
                 bundle, name, source, read[target], contract, target, stems[target]
             )
@@ -107,6 +120,22 @@ def add_adapter(
         entry = write_card(bundle, name, source, read, stems, resolved.fingerprint, figures)
         _switch(bundle, _marked(manifest, parity), {**manifest.adapters, name: entry})
     return figures
+
+
+def _check_quantization(
+    directory: Path,
+    name: str,
+    base: Base,
+    contract: SocketContract,
+    record: TargetRecord,
+    adapter: PeftAdapter,
+) -> None:
+    target = directory.name
+    refuse_other_quantization(
+        {target: {name: adapter}},
+        {target: record.quantization},
+        lambda _: weights_of_target(directory, base, contract),
+    )
 
 
 def remove_adapter(bundle: Path, name: str) -> None:

@@ -51,6 +51,13 @@ def build_command(
     assume_base: Annotated[
         bool, typer.Option("--assume-base", help="Take adapters that name another base.")
     ] = False,
+    allow_other_quantization: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-quantization",
+            help="Take adapters that were trained on other quantized weights.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and write no bundle.")
@@ -87,6 +94,7 @@ def build_command(
         rows = text_rows(resolve_base(arguments["base"]), text, None)
     screen = console(stderr=True)
     arguments |= {"parity": parity, "assume_base": assume_base, "overwrite": overwrite}
+    arguments["allow_other_quantization"] = allow_other_quantization
     with screen.status("building …") as status:
 
         def show(message: str) -> None:

@@ -50,6 +50,13 @@ def add_command(
             help="Take an adapter that names another base, if its shapes fit.",
         ),
     ] = False,
+    allow_other_quantization: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-quantization",
+            help="Take an adapter that was trained on other quantized weights.",
+        ),
+    ] = False,
     parity: Annotated[
         bool,
         typer.Option(
@@ -88,6 +95,7 @@ def add_command(
             AdapterSource(path=Path(source)),
             base=base,
             assume_base=assume_base,
+            allow_other_quantization=allow_other_quantization,
             parity=parity,
             on_message=status.update,
         )

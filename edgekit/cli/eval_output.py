@@ -65,6 +65,8 @@ def print_report(report: "EvaluationReport") -> None:
     for name, value in report.metrics.items():
         add_row(table, name, f"{value:.3f}", shown_interval(report.intervals[name]))
     screen.print(table)
+    for weights, loss in report.losses.items():
+        screen.print(f"loss {loss:.3f} on {weights}", markup=False, highlight=False)
     if report.n_too_long:
         warn(f"{report.n_too_long} rows over the context were left out")
     _print_comparison(report)

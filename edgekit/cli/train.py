@@ -171,6 +171,9 @@ def _show(report: "TrainingReport") -> None:
     for split, metrics in report.metrics.items():
         figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         add_row(table, split, figures)
+    for split, losses in report.losses.items():
+        figures = ", ".join(f"{value:.3f} on {weights}" for weights, value in losses.items())
+        add_row(table, f"{split} loss", figures)
     add_row(table, "kept", f"step {report.best_step} of {report.steps}")
     add_row(
         table,

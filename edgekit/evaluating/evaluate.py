@@ -27,6 +27,7 @@ from edgekit.evaluating.metrics import (
     recorded_metrics,
 )
 from edgekit.evaluating.recorded import (
+    FLOAT_WEIGHTS,
     base_weights,
     label_completions,
     label_set,
@@ -134,6 +135,7 @@ def evaluate(
         return with_likelihoods(subject, rows, answered) if is_measured else answered
 
     with quiet_libraries():
+        losses: dict[str, float] = {}
         if method == "tfidf":
             if rival:
                 refuse_other_rows(rival, [(i, key_of(e)) for i, e in enumerate(examples, 1)])
@@ -146,6 +148,10 @@ def evaluate(
                 if rival:
                     refuse_other_rows(rival, [(row.number, row.key) for row in asked])
                 rows = answers_of(subject, asked)
+            if method == "generate" and perplexity and weights is not None:
+                with _open(None, base, adapter, None, None) as plain:
+                    nll, n_tokens = plain.nll([one for row in asked for one in row.sequences])
+                losses = {weights: _loss_of(rows), FLOAT_WEIGHTS: nll / n_tokens}
     measured = _measure(names, rows, labels)
     is_classification = labels is not None or recorded.get("task") == "classification"
     return EvaluationReport(
@@ -156,6 +162,7 @@ def evaluate(
         n_rows=len(rows),
         n_too_long=n_too_long,
         metrics={name: value_of(measure, len(rows)) for name, measure in measured.items()},
+        losses=losses,
         confidence=confidence,
         intervals=intervals_of(measured, len(rows), confidence),
         confusion=confusion_of(*_texts(rows), labels)
@@ -216,6 +223,11 @@ def _open(
     name = target_of(weights)
     profile = load_target(name) if name else None
     return torch_subject(base or "", Path(adapter) if adapter else None, profile=profile)
+
+
+def _loss_of(rows: Sequence[AnsweredRow]) -> float:
+    """Nats a token of the references, over all rows."""
+    return sum(row.nll or 0 for row in rows) / sum(row.n_tokens or 0 for row in rows)
 
 
 def _subject_name(bundle: Path | None, base: str | None, weights: str | None) -> str:

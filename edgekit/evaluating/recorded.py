@@ -7,13 +7,13 @@ from typing import Any
 
 from edgekit.adapters.peft_dir import RECORD_FILE
 from edgekit.errors import RecipeError
-from edgekit.method_recipes import TARGET_WEIGHTS, target_of
+from edgekit.method_recipes import NF4, TARGET_WEIGHTS, target_of
 from edgekit.recipes import DataRecipe, parse_recipe
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
 from edgekit_runtime import Bundle
 
-_FLOAT_WEIGHTS = "float"
+FLOAT_WEIGHTS = "float"
 _SHAPE_KEYS = ("prompt", "completion", "messages", "text_template", "system")
 
 
@@ -81,12 +81,14 @@ def base_weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:
     Raises:
         RecipeError: For anything else.
     """
-    weights = given or recorded.get("weights") or _FLOAT_WEIGHTS
-    if weights != _FLOAT_WEIGHTS and target_of(weights) is None:
+    weights = given or recorded.get("weights") or FLOAT_WEIGHTS
+    if not given and weights == NF4:
+        return None  # no device has NF4 weights; its adapter is scored as any other
+    if weights != FLOAT_WEIGHTS and target_of(weights) is None:
         raise RecipeError(
-            f"weights: expected '{_FLOAT_WEIGHTS}' or '{TARGET_WEIGHTS}NAME', got {weights!r}"
+            f"weights: expected '{FLOAT_WEIGHTS}' or '{TARGET_WEIGHTS}NAME', got {weights!r}"
         )
-    return None if weights == _FLOAT_WEIGHTS else str(weights)
+    return None if weights == FLOAT_WEIGHTS else str(weights)
 
 
 def _recorded(bundle: Path | None, adapter: str | None) -> dict[str, Any]:

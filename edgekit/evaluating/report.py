@@ -21,6 +21,8 @@ class EvaluationReport:
             of the torch base where they are not its own.
         n_too_long: Rows left out because they are over the context.
         metrics: Shares from 0 to 1; ``perplexity`` of the references' tokens.
+        losses: Loss per token of the references on the weights that were scored, and on the
+            ``float`` ones; empty where those are the same, or perplexity was not asked for.
         intervals: Of every metric, at ``confidence``; None where a sample of the rows has no
             finite score.
         confusion: Of a classification.
@@ -36,6 +38,7 @@ class EvaluationReport:
     n_rows: int
     n_too_long: int
     metrics: Mapping[str, float]
+    losses: Mapping[str, float]
     confidence: float
     intervals: Mapping[str, Interval | None]
     confusion: Confusion | None

@@ -76,6 +76,7 @@ def _record(prepared: Prepared, report: TrainingReport) -> dict[str, Any]:
         },
         "method": prepared.recipe.method,
         "weights": prepared.recipe.weights,
+        "quantization": report.quantization,
         "task": prepared.recipe.task,
         "prompt": data["prompt"],
         "completion": data["completion"],

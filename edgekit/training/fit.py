@@ -1,9 +1,13 @@
 """Does a run fit this machine? Asked before a weight is loaded."""
 
+from dataclasses import replace
 from typing import Any
 
-from edgekit.building.base_shape import shape_of
+from edgekit.building.base_shape import BaseShape, shape_of
+from edgekit.building.export import export_path, is_intact, rounds_here
+from edgekit.building.memory import disk_bytes
 from edgekit.errors import RecipeError
+from edgekit.method_recipes import NF4
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.memory import (
     TOO_MUCH,
@@ -17,6 +21,10 @@ from edgekit.training.prepare import Prepared
 
 # What a run imports after this is asked: PEFT, the Trainer, scoring and drawing.
 _LATER_IMPORTS_BYTES = 100 * 1024**2
+# Of one weight while a base is quantized, or dequantized beside its floats: a float and a code.
+_FLOAT_COPY_BYTES = 5
+# Half a byte, and a scale of 8 bits for each block of 64 (double quantization).
+_NF4_BYTES = 0.516
 
 
 def check_memory(
@@ -37,13 +45,17 @@ def check_memory(
         RecipeError: If it is more than half as much again as what is there.
     """
     on_gpu = not arguments.use_cpu
+    shape = shape_of(prepared.base)
+    packed, loading = _quantized_bytes(prepared, shape, on_gpu=on_gpu)
     size = run_size(
         prepared.recipe,
-        shape_of(prepared.base),
+        shape,
         prepared.training_rows,
         arguments,
         weight_bytes=2 if on_gpu and prepared.recipe.method != "full" else 4,
         process_bytes=0 if on_gpu else _rss_bytes() + _LATER_IMPORTS_BYTES,
+        packed_bytes=packed,
+        loading_bytes=loading,
     )
     found = estimate(size)
     available = _available_bytes(on_gpu=on_gpu)
@@ -63,6 +75,24 @@ def check_memory(
     warning = f"{text}; it may not fit. It takes less with " + "; ".join(ways)
     tell(Message(text=warning, is_warning=True))
     return found, (warning,)
+
+
+def _quantized_bytes(prepared: Prepared, shape: BaseShape, *, on_gpu: bool) -> tuple[int, int]:
+    """What a base takes in few bits, 0 where it is held in floats; and what loading adds."""
+    recipe, profile = prepared.recipe, prepared.profile
+    if recipe.weights == NF4:
+        tables = (shape.n_weights - shape.n_linear_weights) * (2 if on_gpu else 4)
+        return round(_NF4_BYTES * shape.n_linear_weights) + tables, 0
+    if profile is None:
+        return 0, 0
+    if recipe.lora.needs_float_base:
+        return 0, _FLOAT_COPY_BYTES * shape.n_weights
+    stored = disk_bytes(replace(shape, max_positions=0), profile)  # without rotary tables
+    loading = stored  # the file's pages, while they are copied
+    is_ready = profile.builder != "static" and is_intact(export_path(prepared.base, profile))
+    if rounds_here(profile) and not is_ready:
+        loading = max(loading, _FLOAT_COPY_BYTES * shape.n_weights)
+    return stored, loading
 
 
 def _rss_bytes() -> int:

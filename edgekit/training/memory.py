@@ -14,6 +14,8 @@ from edgekit.building.base_shape import BaseShape
 from edgekit.recipes import TrainRecipe
 from edgekit.training.tokens import TokenizedExample
 
+# Values of a packed weight that are dequantized at once: 64 MB of float32.
+CHUNK_VALUES = 1 << 24
 # Bytes kept per token and layer: times the hidden size, times the MLP's width; then bytes kept per
 # weight of a linear, whatever the batch (autocast's copies, DoRA's norms).
 _KEPT = {
@@ -26,6 +28,8 @@ _KEPT = {
 }
 # A learnt position's logits: as computed, as float32, their log-softmax, and two gradients.
 _LOGIT_BYTES = {"float32": 20, "half": 18}
+# Of a value of a packed weight: float32, its codes, and a copy in autocast's type.
+_DEQUANTIZED_BYTES = 7
 _LOSS_COPIES = 2  # of a user's loss, which takes logits of all positions, learnt or not
 # What the allocator keeps beside what is asked for: a share of what comes and goes.
 _SLACK = 1.15
@@ -47,6 +51,9 @@ class RunSize:
         is_checkpointed: Whether activations are computed twice instead of kept.
         weight_bytes: Of one weight of the base.
         process_bytes: What the process holds without a model.
+        packed_bytes: Of a base that is held in few bits and dequantized when it is multiplied with;
+            0 where it is held in floats.
+        loading_bytes: What loading holds beside the weights, and training no longer.
     """
 
     shape: BaseShape
@@ -58,6 +65,8 @@ class RunSize:
     is_checkpointed: bool
     weight_bytes: int
     process_bytes: int
+    packed_bytes: int = 0
+    loading_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +76,7 @@ class MemoryEstimate:
     Attributes:
         process_bytes: Python and its libraries.
         loading_bytes: What loading holds beside the weights, and training no longer.
+        dequantized_bytes: The part of a packed weight that is multiplied with.
     """
 
     process_bytes: int
@@ -76,12 +86,17 @@ class MemoryEstimate:
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
+    dequantized_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """The peak: in the backward pass, or while loading where that takes more."""
         training = (
-            self.gradients_bytes + self.optimizer_bytes + self.activations_bytes + self.logits_bytes
+            self.gradients_bytes
+            + self.optimizer_bytes
+            + self.activations_bytes
+            + self.logits_bytes
+            + self.dequantized_bytes
         )
         return self.process_bytes + self.weights_bytes + max(training, self.loading_bytes)
 
@@ -95,6 +110,7 @@ class MemoryEstimate:
             "optimizer": self.optimizer_bytes,
             "activations": self.activations_bytes,
             "logits": self.logits_bytes,
+            "dequantized": self.dequantized_bytes,
         }
         listed = ", ".join(f"{name} {show_gb(value)}" for name, value in parts.items() if value)
         return f"about {show_gb(self.total_bytes)} ({listed})"
@@ -125,20 +141,27 @@ def estimate(size: RunSize) -> MemoryEstimate:
     per_hidden, per_mlp, per_weight = _KEPT[kind, precision]
     shape = size.shape
     layer = (per_hidden * shape.hidden_size + per_mlp * shape.mlp_size) * size.tokens
-    layer += per_weight * shape.n_linear_weights / shape.n_layers
+    if not size.packed_bytes:  # no copy of a dequantized weight is kept
+        layer += per_weight * shape.n_linear_weights / shape.n_layers
     kept = shape.n_layers * layer
     if size.is_checkpointed:
         kept = layer + 4 * shape.hidden_size * size.tokens * shape.n_layers
     return MemoryEstimate(
         process_bytes=size.process_bytes,
-        weights_bytes=shape.n_weights * size.weight_bytes,
-        # A target's weights are dequantized beside the float ones, then copied over them.
-        loading_bytes=shape.n_weights * 5 if size.method == "qlora" else 0,
+        weights_bytes=size.packed_bytes or shape.n_weights * size.weight_bytes,
+        loading_bytes=size.loading_bytes,
         gradients_bytes=4 * size.n_trainable,
         optimizer_bytes=8 * size.n_trainable,  # AdamW's two moments
         activations_bytes=round(_SLACK * kept),
         logits_bytes=round(_SLACK * _LOGIT_BYTES[precision] * size.learnt * shape.vocab_size),
+        dequantized_bytes=_DEQUANTIZED_BYTES * _largest_chunk(shape) if size.packed_bytes else 0,
     )
+
+
+def _largest_chunk(shape: BaseShape) -> int:
+    """Values of a packed weight that are floats at once."""
+    largest = max(shape.n_table_weights, *(out * into for out, into in shape.linears.values()))
+    return min(CHUNK_VALUES, largest)
 
 
 def run_size(
@@ -149,6 +172,8 @@ def run_size(
     *,
     weight_bytes: int,
     process_bytes: int,
+    packed_bytes: int = 0,
+    loading_bytes: int = 0,
 ) -> RunSize:
     """The size of a run on tokenized rows.
 
@@ -159,6 +184,8 @@ def run_size(
         arguments: transformers' TrainingArguments.
         weight_bytes: Of one frozen weight.
         process_bytes: What the process holds without a model.
+        packed_bytes: Of a base that is held in few bits.
+        loading_bytes: What loading holds beside the weights.
     """
     batch = int(arguments.train_batch_size)
     tokens = batch * max(len(row.input_ids) for row in rows)
@@ -173,6 +200,8 @@ def run_size(
         is_checkpointed=bool(arguments.gradient_checkpointing),
         weight_bytes=weight_bytes,
         process_bytes=process_bytes,
+        packed_bytes=packed_bytes,
+        loading_bytes=loading_bytes,
     )
 
 

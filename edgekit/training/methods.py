@@ -1,20 +1,45 @@
 """From a base to the model that a recipe's method trains, and back to the untouched base."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.building.device_weights import use_device_weights
+from edgekit.building.dequantize import dequantized, quantization_fingerprint
+from edgekit.building.device_weights import device_weights
+from edgekit.building.reference import replace_weights
 from edgekit.errors import PeftAdapterError, RecipeError
+from edgekit.method_recipes import NF4
+from edgekit.quantizing.options import as_texts
+from edgekit.targets import TargetProfile
 from edgekit.training.arguments import has_fast_bf16, lora_config
 from edgekit.training.events import Message, OnEvent
+from edgekit.training.nf4 import nf4_options
 from edgekit.training.prepare import Prepared
 
 _INITIAL = "initial"
 _EVA_BATCH = 8
 
 
-def trained_model(prepared: Prepared, checkpoints: Path, tell: OnEvent, *, on_cpu: bool) -> Any:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedModel:
+    """What a recipe's method trains.
+
+    Attributes:
+        model: A transformers model, or the PeftModel around one.
+        quantization: Of a target's weights: its name, the weights' fingerprint, the options; None
+            where the base is not a target's.
+        is_packed: Whether the frozen weights are held in the target's own bits.
+    """
+
+    model: Any
+    quantization: Mapping[str, Any] | None = None
+    is_packed: bool = False
+
+
+def trained_model(
+    prepared: Prepared, checkpoints: Path, tell: OnEvent, *, on_cpu: bool
+) -> TrainedModel:
     """Load the base and make of it what the recipe's method trains.
 
     Args:
@@ -33,13 +58,12 @@ def trained_model(prepared: Prepared, checkpoints: Path, tell: OnEvent, *, on_cp
     # On a GPU the frozen weights are held in bfloat16, half the memory; what is trained is float32.
     is_half = recipe.method != "full" and not on_cpu and has_fast_bf16(use_cpu=False)
     dtype = torch.bfloat16 if is_half else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
     if prepared.profile is not None:
-        use_device_weights(
-            model, prepared.base, prepared.profile, lambda text: tell(Message(text=text))
-        )
+        return _on_device_weights(prepared, prepared.profile, checkpoints, tell, dtype)
+    options = nf4_options(dtype) if recipe.weights == NF4 else {}
+    model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype, **options)
     if recipe.method == "full":
-        return model
+        return TrainedModel(model=model)
     if recipe.method == "bottleneck":
         from edgekit.training.bottleneck import add_bottlenecks
 
@@ -47,8 +71,35 @@ def trained_model(prepared: Prepared, checkpoints: Path, tell: OnEvent, *, on_cp
             add_bottlenecks(model, recipe.bottleneck)
         except PeftAdapterError as err:
             raise RecipeError(f"method bottleneck cannot be used: {err}") from err
-        return model
-    return _with_lora(prepared, model, checkpoints, tell)
+        return TrainedModel(model=model)
+    return TrainedModel(model=_with_lora(prepared, model, checkpoints, tell))
+
+
+def _on_device_weights(
+    prepared: Prepared, profile: TargetProfile, checkpoints: Path, tell: OnEvent, dtype: Any
+) -> TrainedModel:
+    """A target's own weights, packed; as floats where a run changes them."""
+    from edgekit.training.packed_base import load_packed
+
+    weights = device_weights(prepared.base, profile, lambda text: tell(Message(text=text)))
+    quantization = {
+        "target": profile.name,
+        "fingerprint": quantization_fingerprint(weights),
+        "options": as_texts(profile.quantization),
+    }
+    is_packed = not prepared.recipe.lora.needs_float_base
+    if is_packed:
+        model = load_packed(prepared.base.path, weights, dtype=dtype)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(prepared.base.path, dtype=dtype)
+        replace_weights(model, {name: w.values for name, w in dequantized(weights).items()})
+    return TrainedModel(
+        model=_with_lora(prepared, model, checkpoints, tell),
+        quantization=quantization,
+        is_packed=is_packed,
+    )
 
 
 def initial_adapter(prepared: Prepared, checkpoints: Path) -> Path | None:

@@ -9,11 +9,13 @@ from edgekit.building.export import refuse_unsupported
 from edgekit.errors import DataError, RecipeError
 from edgekit.evaluating.metrics import default_metrics
 from edgekit.licenses import License, read_license
+from edgekit.method_recipes import NF4
 from edgekit.recipes import TrainRecipe
 from edgekit.targets import TargetProfile, load_target
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.examples import ExampleSplits, load_examples
 from edgekit.training.generating import end_token_ids
+from edgekit.training.nf4 import check_nf4
 from edgekit.training.packing import packed
 from edgekit.training.tokens import TokenizedExample, TokenizedSplit, tokenize_examples
 
@@ -75,6 +77,8 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
     """
     from transformers import AutoTokenizer, GenerationConfig
 
+    if recipe.weights == NF4:
+        check_nf4()
     profile = load_target(recipe.target) if recipe.target else None
     if profile is not None:
         _check_rank(recipe, profile)

@@ -48,6 +48,9 @@ class TrainingReport:
     Attributes:
         metrics: By split ("validation", "test"): loss, and the recipe's metrics from greedy
             generation.
+        losses: By split, the kept adapter's loss on the device's weights that it was trained on and
+            on the ``float`` ones; empty for other methods.
+        quantization: Of those device's weights: target, fingerprint and options; None for others.
         n_generated: By split, the rows that those metrics were generated for.
         best_step: Whose weights were kept: lowest validation loss, or the last step.
         seconds: Of the training loop, evaluations included; since the resume, if resumed.
@@ -70,6 +73,8 @@ class TrainingReport:
     resumed_from_step: int
     loss_curve: Sequence[LossPoint]
     metrics: Mapping[str, Mapping[str, float]]
+    losses: Mapping[str, Mapping[str, float]]
+    quantization: Mapping[str, Any] | None
     n_generated: Mapping[str, int]
     n_trainable_parameters: int
     max_new_tokens: int

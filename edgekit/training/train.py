@@ -139,7 +139,8 @@ def _run(
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
     checkpoints = recipe.output / "checkpoints"
-    model = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
+    trained = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
+    model = trained.model
     trainer = _trainer(prepared, model, arguments, own_loss, tell)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
@@ -148,6 +149,7 @@ def _run(
     seconds = time.perf_counter() - started
     state = trainer.state
     metrics, n_generated, warnings = _score_splits(prepared, trainer, tell)
+    losses = _losses_by_weights(prepared, trainer, metrics, tell) if trained.is_packed else {}
     return trainer, TrainingReport(
         output=recipe.output,
         base=recipe.base,
@@ -161,6 +163,8 @@ def _run(
         resumed_from_step=resumed_from,
         loss_curve=loss_curve_of(state.log_history),
         metrics=metrics,
+        losses=losses,
+        quantization=trained.quantization,
         n_generated=n_generated,
         n_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         max_new_tokens=prepared.max_new_tokens,
@@ -234,6 +238,24 @@ def _score_splits(
     return metrics, n_generated, warnings
 
 
+def _losses_by_weights(
+    prepared: Prepared, trainer: Any, metrics: dict[str, dict[str, float]], tell: OnEvent
+) -> dict[str, dict[str, float]]:
+    """Each split's loss on the device's weights, and on the float ones that they came from."""
+    from edgekit.training.packed_base import on_float_weights
+
+    splits = {"validation": prepared.validation, "test": prepared.test}
+    losses: dict[str, dict[str, float]] = {}
+    tell(Message(text="the loss on the float weights, to compare"))
+    with on_float_weights(trainer.model, prepared.base.path):
+        for name, split in splits.items():
+            if split.sequences:
+                nll, n_tokens = trainer.total_nll(split.sequences)
+                on_device = {str(prepared.recipe.weights): metrics[name]["loss"]}
+                losses[name] = on_device | {"float": nll / n_tokens}
+    return losses
+
+
 def _answers(
     prepared: Prepared, model: Any, questions: Sequence[Question], tell: OnEvent
 ) -> list[str]:
@@ -246,6 +268,8 @@ def _answers(
         [question.prompt_ids for question in questions],
         max_new_tokens=prepared.max_new_tokens,
         end_ids=prepared.end_ids,
+        # Packed weights are dequantized for every step of a batch, whatever its size.
+        batch_size=64 if prepared.profile else 16,
         on_progress=on_progress,
     )
 

@@ -7,7 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.bases import Base
-from edgekit.building.dequantize import Array, QuantizedWeight, quantized_weights
+from edgekit.building.dequantize import (
+    Array,
+    PackedWeight,
+    QuantizedWeight,
+    dequantized,
+    packed_weights,
+)
 from edgekit.building.qnn.architecture import norm_offset
 from edgekit.building.qnn.export import BARE
 from edgekit.building.target_dir import SOCKETS_FILE, STATIC_GRAPHS
@@ -17,9 +23,16 @@ from edgekit_runtime.contract import SocketContract
 
 def static_weights(export: Path, contract: SocketContract) -> dict[str, QuantizedWeight]:
     """What an export's graphs compute with, by Hugging Face name."""
-    weights: dict[str, QuantizedWeight] = {}
+    return dequantized(packed_static_weights(export, contract))
+
+
+def packed_static_weights(
+    export: Path, contract: SocketContract
+) -> dict[str, tuple[PackedWeight, ...]]:
+    """The same as the graphs store it, see :func:`edgekit.building.dequantize.packed_weights`."""
+    weights: dict[str, tuple[PackedWeight, ...]] = {}
     for name in (BARE["decode"], STATIC_GRAPHS["embed"], STATIC_GRAPHS["head"]):
-        weights |= quantized_weights(ir.load(export / name), contract)
+        weights |= packed_weights(ir.load(export / name), contract)
     return weights
 
 
