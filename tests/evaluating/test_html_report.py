@@ -33,7 +33,7 @@ def report() -> EvaluationReport:
     )
     return EvaluationReport(
         subject="bundle b", adapter="alpha", method="classify", data="test.csv", n_rows=3,
-        n_too_long=1, metrics={"accuracy": 1 / 3, "perplexity": 7.5}, confidence=0.95,
+        n_too_long=1, metrics={"accuracy": 1 / 3, "perplexity": 7.5}, losses={}, confidence=0.95,
         intervals={"accuracy": (0.0, 0.75), "perplexity": None},
         confusion=confusion_of(*texts, ["cost $5$", "no"]), seconds=1.0, wrong=wrong_rows(ROWS),
         rows=ROWS, comparison=Comparison(path="o.json", other=EVIL, metrics={"accuracy": found}),
