@@ -45,9 +45,12 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+DATA = {"train": "t.csv", "prompt": "{a}", "completion": "{b}"}
+PACKED = DATA | {"packing": True}
+
+
 def values(**changes: Any) -> dict[str, Any]:
-    data = {"train": "t.csv", "prompt": "{a}", "completion": "{b}"}
-    return {"base": "b", "data": data, "output": "o"} | changes
+    return {"base": "b", "data": DATA, "output": "o"} | changes
 
 
 def problems_of(recipe: dict[str, Any], kind: Any = TrainRecipe) -> tuple[str, ...]:
@@ -154,7 +157,7 @@ def test_other_methods_are_refused_with_the_supported_ones(method: str) -> None:
         ),
         ({"loss_options": {"weight": 1}}, "loss_options go with loss, and there is none"),
         (
-            {"loss": "own.py:Loss", "data": {"packing": True}},
+            {"loss": "own.py:Loss", "data": PACKED},
             "loss: not with data.packing, which puts several sequences in a row",
         ),
         (
