@@ -10,10 +10,8 @@ from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
 from edgekit.training.adapter_files import write_result
-from edgekit.training.arguments import (
-    check_training,
-    training_arguments,
-)
+from edgekit.training.argument_checks import check_training
+from edgekit.training.arguments import training_arguments
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
 from edgekit.training.fit import check_memory
 from edgekit.training.generating import generate_texts
