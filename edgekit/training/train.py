@@ -33,6 +33,7 @@ from edgekit.training.report import (
     peak_rss_bytes,
 )
 from edgekit.training.tokens import Question
+from edgekit.training.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     from edgekit.training.losses import CheckedLoss
@@ -133,19 +134,28 @@ def _run(
     """Train, keep the best weights, score them."""
     from transformers import set_seed
 
+    from edgekit.training.usage import UsageMeter
+
     recipe = prepared.recipe
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
     checkpoints = recipe.output / "checkpoints"
     trained = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
     model = trained.model
+    meter = UsageMeter()
     trainer = _trainer(prepared, model, arguments, own_loss, tell)
+    trainer.add_callback(meter)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
     state = trainer.state
+    usage = meter.measured(state.global_step)
+    curve = loss_curve_of(state.log_history)
+    verdicts = verdicts_of(curve)
+    for verdict in verdicts:
+        tell(Message(text=verdict.sentence, is_warning=True))
     metrics, n_generated, warnings = _score_splits(prepared, trainer, tell)
     losses = _losses_by_weights(prepared, trainer, metrics, tell) if trained.is_packed else {}
     return trainer, TrainingReport(
@@ -159,7 +169,7 @@ def _run(
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
         resumed_from_step=resumed_from,
-        loss_curve=loss_curve_of(state.log_history),
+        loss_curve=curve,
         metrics=metrics,
         losses=losses,
         quantization=trained.quantization,
@@ -176,6 +186,8 @@ def _run(
         seed=recipe.seed,
         versions=library_versions(),
         warnings=(*prepared.warnings, *warnings),
+        usage=usage,
+        verdicts=verdicts,
     )
 
 
