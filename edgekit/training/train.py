@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
@@ -92,6 +93,11 @@ def train(
             n_sequences=len(prepared.training_rows),
             validates=bool(prepared.validation.sequences),
         )
+        if recipe.class_weights is not None and arguments.n_gpu > 1:
+            raise RecipeError(
+                f"class_weights: not with {arguments.n_gpu} GPUs in one process",
+                hint="Show it one GPU: CUDA_VISIBLE_DEVICES=0.",
+            )
         _tell_license(prepared, tell)
         return_freed_memory()
         memory, too_little = check_memory(prepared, arguments, tell, force=force)
@@ -166,6 +172,7 @@ def _run(
         recipe=recipe.model_dump(mode="json"),
         rows=_row_counts(prepared),
         labels=prepared.examples.labels,
+        class_weights=prepared.label_weights,
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
         resumed_from_step=resumed_from,
