@@ -79,6 +79,21 @@ def _as_sources(value: Any) -> Any:
     return (value,) if isinstance(value, str | dict) else value
 
 
+def _check_class_weights(value: Any) -> Any:
+    """``balanced``, or numbers over zero by label; YAML reads some labels as other things."""
+    if value is None or value == "balanced":
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"expected balanced, or a weight by label, got {value!r}")
+    for label, weight in value.items():
+        if not isinstance(label, str):
+            raise ValueError(f"label {label!r} is no text; write it in quotes")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not 0 < weight < float("inf"):
+            raise ValueError(f"{label}: expected a number over 0, got {weight!r}")
+    return {label: float(weight) for label, weight in value.items()}
+
+
 def _check_function(value: str | None) -> str | None:
     path, colon, function = (value or "").rpartition(":")
     if value is not None and not (colon and path.endswith(".py") and function.isidentifier()):
@@ -211,6 +226,7 @@ class TrainRecipe(_Typed):
         loss: ``path/to/file.py:ClassName`` or the name of an installed ``edgekit.losses`` entry
             point, instead of the mean cross entropy of the learnt tokens.
         loss_options: Keyword arguments that the loss class is made with.
+        class_weights: How much a row of a classification counts in the loss, by its label.
         training: Hugging Face ``TrainingArguments`` by their own names; checked when training.
         metrics: Scored on validation at the end; the task's own by default.
         seed: Of the split, the adapter's first weights, the order of rows and dropout.
@@ -225,6 +241,7 @@ class TrainRecipe(_Typed):
     bottleneck: BottleneckRecipe = BottleneckRecipe()
     loss: str | None = None
     loss_options: dict[str, Any] = {}
+    class_weights: Annotated[Any, BeforeValidator(_check_class_weights)] = None
     training: dict[str, Any] = {}
     metrics: tuple[str, ...] | None = None
     output: Path
@@ -243,9 +260,25 @@ class TrainRecipe(_Typed):
         problems = method_problems(self)
         if self.loss and self.data.packing:
             problems.append("loss: not with data.packing, which puts several sequences in a row")
+        if self.class_weights is not None:
+            problems += self._class_weight_problems()
+        if self.loss and self.training.get("label_smoothing_factor"):
+            problems.append("training.label_smoothing_factor: not with loss, which decides it")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _class_weight_problems(self) -> list[str]:
+        if self.task != "classification" or self.data.completion is None:
+            return ["class_weights: for task classification with data.prompt and data.completion"]
+        return [
+            f"class_weights: not with {key}, which {reason}"
+            for key, given, reason in (
+                ("loss", self.loss, "decides it"),
+                ("data.packing", self.data.packing, "puts several labels in a row"),
+            )
+            if given
+        ]
 
     @property
     def target(self) -> str | None:

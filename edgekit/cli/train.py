@@ -182,6 +182,14 @@ def _show(report: "TrainingReport") -> None:
         f"peak {show_size(report.peak_rss_bytes)} "
         f"(estimated {show_size(report.memory_estimate['total_bytes'])})",
     )
+    used = report.usage
+    busy = f"{used.cpu_cores:.1f} of {used.cpu_count} cores busy, {used.steps_per_s:.2f} steps/s"
+    if used.gpu is not None:
+        share = f" {used.gpu_percent:.0f} % busy," if used.gpu_percent is not None else ""
+        busy += f"; {used.gpu}{share} peak {show_size(used.gpu_peak_bytes or 0)}"
+    add_row(table, "machine", busy)
+    for verdict in report.verdicts:
+        add_row(table, verdict.kind.replace("_", " "), f"{verdict.text}. {verdict.advice}")
     console().print(table)
     if following := _next(report):
         console().print(f"Next: {following}", markup=False, soft_wrap=True)

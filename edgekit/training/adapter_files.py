@@ -35,7 +35,9 @@ def write_result(directory: Path, model: Any, prepared: Prepared, report: Traini
         _write_peft(directory, model, recipe.base, initial)
     _write_json(directory / "edgekit.json", _record(prepared, report))
     _write_json(directory / TRAINING_REPORT, report.to_dict())
+    seen = [verdict.kind.replace("_", " ") for verdict in report.verdicts]
     title = f"{prepared.recipe.output.name} on {prepared.recipe.base}"
+    title += f"\n{', '.join(seen)}" if seen else ""
     trained = f"training ({recipe.loss})" if recipe.loss else "training"
     draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title, trained)
 

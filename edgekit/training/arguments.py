@@ -1,6 +1,5 @@
 """From a recipe's ``training`` and ``lora`` to transformers' and PEFT's own objects."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -8,79 +7,13 @@ from typing import Any
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import LoraRecipe
 from edgekit.recipes import TrainRecipe
-from edgekit_runtime.errors import nearest
+from edgekit.training.argument_checks import has_fast_bf16, report_names, trains_on_cpu
 
 DEFAULT_LEARNING_RATE = 1e-3
 FULL_LEARNING_RATE = 5e-5  # every weight moves, so each moves less
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_EPOCHS = 3.0
 N_EVALUATIONS = 5
-
-_RESERVED = {
-    "output_dir": "set `output` at the top of the recipe",
-    "seed": "set `seed` at the top of the recipe",
-    "data_seed": "set `seed` at the top of the recipe",
-    "resume_from_checkpoint": "a run resumes by itself; --no-resume starts over",
-    "push_to_hub": "training sends nothing anywhere",
-    "disable_tqdm": "the command line draws its own progress",
-    "remove_unused_columns": "edgekit makes the columns itself",
-    "label_names": "edgekit makes the columns itself",
-    "train_sampling_strategy": "edgekit groups rows by length",
-    "include_num_input_tokens_seen": "the report counts tokens anyway",
-    "use_liger_kernel": "the loss is edgekit's own",
-    "do_train": "edgekit decides it",
-    "do_eval": "set data.validation to 0 to train without evaluation",
-    "do_predict": "edgekit decides it",
-}
-_RENAMED = {
-    "warmup_ratio": "warmup_steps (a value below 1 is a share)",
-    "evaluation_strategy": "eval_strategy",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "lr": "learning_rate",
-    "no_cuda": "use_cpu",
-    "group_by_length": "nothing: edgekit groups rows by length",
-}
-
-
-def check_training(training: dict[str, Any]) -> None:
-    """Refuse keys that are no TrainingArguments, or that edgekit sets itself.
-
-    Raises:
-        RecipeError: With every wrong key and the nearest right one.
-    """
-    from transformers import TrainingArguments
-
-    fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
-    problems = []
-    for key, value in training.items():
-        if key in _RESERVED or key.startswith("hub_"):
-            problems.append(f"training.{key}: {_RESERVED.get(key, _RESERVED['push_to_hub'])}")
-        elif key in _RENAMED and key not in fields:
-            problems.append(f"training.{key}: unknown key; use {_RENAMED[key]}")
-        elif key not in fields:
-            known = [name for name in fields if name not in _RESERVED]
-            guess = nearest(key, known).partition("? known")[0]
-            guess = f"{guess}?" if guess.startswith("did you") else "see TrainingArguments"
-            problems.append(f"training.{key}: unknown key; {guess}")
-        elif problem := _type_problem(value, fields[key].default):
-            problems.append(f"training.{key}: {problem}")
-    epochs = training.get("num_train_epochs", DEFAULT_EPOCHS)
-    if not problems and training.get("max_steps", -1) <= 0 and epochs <= 0:
-        problems.append(f"training.num_train_epochs: expected more than 0, got {epochs}")
-    if problems:
-        raise RecipeError("training cannot be used", problems=problems)
-
-
-def _type_problem(value: Any, default: Any) -> str | None:
-    """Compare with the type of the default, where that says something."""
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else f"expected true or false, got {value!r}"
-    if isinstance(default, int | float):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if is_number else f"expected a number, got {value!r}"
-    return None
 
 
 def training_arguments(
@@ -105,7 +38,11 @@ def training_arguments(
     interval = max(1, math.ceil(max_steps / N_EVALUATIONS))
     # The best step can only be kept where a checkpoint is written: one interval for both.
     interval = given.get("eval_steps", given.get("save_steps", interval))
-    strategy = "steps" if validates else "no"
+    # What a person gives for one of evaluation and checkpoints holds for the other.
+    saves = given.get("save_strategy", "steps")
+    strategy = given.get("eval_strategy", saves if saves in ("steps", "epoch") else "steps")
+    evaluates = validates and strategy != "no"
+    keeps_best = evaluates and saves != "no"
     values: dict[str, Any] = {
         "per_device_train_batch_size": DEFAULT_BATCH_SIZE,
         "num_train_epochs": DEFAULT_EPOCHS,
@@ -119,15 +56,14 @@ def training_arguments(
         "logging_steps": max(1, max_steps // 100),
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
-        "eval_strategy": strategy,
+        "eval_strategy": strategy if evaluates else "no",
         "eval_steps": interval,
-        "save_strategy": "steps",
+        "save_strategy": strategy if evaluates else "steps",
         "save_steps": interval,
         "save_total_limit": 2,
-        "load_best_model_at_end": validates,
-        "metric_for_best_model": "eval_loss" if validates else None,
-        "greater_is_better": False if validates else None,
-        "report_to": "none",
+        "load_best_model_at_end": keeps_best,
+        "metric_for_best_model": "eval_loss" if keeps_best else None,
+        "greater_is_better": False if keeps_best else None,
         "dataloader_pin_memory": False,
     }
     fixed = {
@@ -136,7 +72,11 @@ def training_arguments(
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "label_names": ["labels"],
+        # TensorBoard's files are always written, by edgekit's own callback into the output.
+        "report_to": [name for name in report_names(given) if name != "tensorboard"] or "none",
     }
+    if not validates:
+        fixed["eval_strategy"] = "no"
     try:
         return TrainingArguments(**values | given | fixed)
     except (ValueError, TypeError, ImportError) as err:
@@ -150,26 +90,6 @@ def _max_steps(training: dict[str, Any], n_sequences: int) -> int:
     batch *= int(training.get("gradient_accumulation_steps", 1))
     epochs = float(training.get("num_train_epochs", DEFAULT_EPOCHS))
     return max(1, math.ceil(math.ceil(n_sequences / batch) * epochs))
-
-
-def trains_on_cpu(training: dict[str, Any]) -> bool:
-    """Whether a run takes place on the CPU: where it is asked to, and where nothing else is."""
-    import torch
-
-    return bool(training.get("use_cpu")) or not torch.accelerator.is_available()
-
-
-def has_fast_bf16(*, use_cpu: bool) -> bool:
-    """Whether bfloat16 is native here: a recent GPU, or a CPU with AVX512-BF16 or AMX.
-
-    On such a CPU autocast takes a quarter to a third off a step of a 135M model; elsewhere
-    bfloat16 is emulated and slower than float32.
-    """
-    import torch
-
-    if not use_cpu:
-        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def lora_config(lora: LoraRecipe, *, use_dora: bool = False) -> Any:

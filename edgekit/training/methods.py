@@ -12,7 +12,8 @@ from edgekit.errors import PeftAdapterError, RecipeError
 from edgekit.method_recipes import NF4
 from edgekit.quantizing.options import as_texts
 from edgekit.targets import TargetProfile
-from edgekit.training.arguments import has_fast_bf16, lora_config
+from edgekit.training.argument_checks import has_fast_bf16
+from edgekit.training.arguments import lora_config
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.nf4 import nf4_options
 from edgekit.training.prepare import Prepared

@@ -1,7 +1,7 @@
 """Everything that a run knows before its first step; no weight is loaded yet."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekit.bases import Base, resolve_base
@@ -12,6 +12,7 @@ from edgekit.licenses import License, read_license
 from edgekit.method_recipes import NF4
 from edgekit.recipes import TrainRecipe
 from edgekit.targets import TargetProfile, load_target
+from edgekit.training.class_weights import weights_by_label
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.examples import ExampleSplits, load_examples
 from edgekit.training.generating import end_token_ids
@@ -35,6 +36,7 @@ class Prepared:
     validation: TokenizedSplit
     test: TokenizedSplit
     profile: TargetProfile | None
+    label_weights: dict[str, float] | None
     warnings: tuple[str, ...]
 
     @property
@@ -100,6 +102,11 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         tokenize_examples(split, tokenizer, max_length=recipe.data.max_length, end_ids=end_ids)
         for split in (examples.train, examples.validation, examples.test)
     )
+    label_weights = None
+    if recipe.class_weights is not None:
+        labels = [(example.completion or "").strip() for example in examples.train]
+        label_weights = weights_by_label(recipe.class_weights, labels)
+        train_split = _weighted(train_split, label_weights)
     if not train_split.sequences:
         raise DataError(
             f"every training row is longer than max_length ({recipe.data.max_length} tokens)",
@@ -126,8 +133,16 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         validation=validation,
         test=test,
         profile=profile,
+        label_weights=label_weights,
         warnings=tuple(warnings),
     )
+
+
+def _weighted(split: TokenizedSplit, weights: dict[str, float]) -> TokenizedSplit:
+    """Each sequence with the weight of its label; a classification has a question for each."""
+    pairs = zip(split.sequences, split.questions, strict=True)
+    sequences = (replace(one, weight=weights[question.reference]) for one, question in pairs)
+    return replace(split, sequences=tuple(sequences))
 
 
 def _check_rank(recipe: TrainRecipe, profile: TargetProfile) -> None:

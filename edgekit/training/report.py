@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.training.usage import Usage
+    from edgekit.training.verdicts import Verdict
 
 _PACKAGES = ("edgekit", "torch", "transformers", "peft", "datasets")
 
@@ -58,6 +62,9 @@ class TrainingReport:
         peak_rss_bytes: Most memory that the process held, from its start.
         memory_estimate: What was estimated before the first step, by purpose, in bytes.
         base_license: What the base declares, and its limits.
+        class_weights: By label, what rows counted in training; None where all counted the same.
+        usage: What the training loop took of processor, GPU and memory.
+        verdicts: What the loss curve shows: overfitting, divergence, nothing learnt.
         precision: "float32" or "bfloat16" (autocast) or "float16".
     """
 
@@ -68,6 +75,7 @@ class TrainingReport:
     recipe: Mapping[str, Any]
     rows: RowCounts
     labels: Sequence[str] | None
+    class_weights: Mapping[str, float] | None
     steps: int
     best_step: int
     resumed_from_step: int
@@ -88,6 +96,8 @@ class TrainingReport:
     seed: int
     versions: Mapping[str, str]
     warnings: Sequence[str]
+    usage: "Usage"
+    verdicts: Sequence["Verdict"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -24,11 +24,13 @@ class TokenizedExample:
         input_ids: Prompt and completion.
         labels: The same ids where they are learnt, ``IGNORED`` elsewhere.
         lengths: Of the sequences that are packed into this row; none if it is a single one.
+        weight: How much the row counts in the training loss; None where all count the same.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     lengths: tuple[int, ...] = ()
+    weight: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

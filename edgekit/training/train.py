@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import RecipeError
 from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
 from edgekit.training.adapter_files import write_result
-from edgekit.training.arguments import (
-    check_training,
-    training_arguments,
-)
+from edgekit.training.argument_checks import check_training
+from edgekit.training.arguments import training_arguments
 from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
 from edgekit.training.fit import check_memory
 from edgekit.training.generating import generate_texts
@@ -35,6 +34,7 @@ from edgekit.training.report import (
     peak_rss_bytes,
 )
 from edgekit.training.tokens import Question
+from edgekit.training.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     from edgekit.training.losses import CheckedLoss
@@ -93,6 +93,11 @@ def train(
             n_sequences=len(prepared.training_rows),
             validates=bool(prepared.validation.sequences),
         )
+        if recipe.class_weights is not None and arguments.n_gpu > 1:
+            raise RecipeError(
+                f"class_weights: not with {arguments.n_gpu} GPUs in one process",
+                hint="Show it one GPU: CUDA_VISIBLE_DEVICES=0.",
+            )
         _tell_license(prepared, tell)
         return_freed_memory()
         memory, too_little = check_memory(prepared, arguments, tell, force=force)
@@ -135,19 +140,28 @@ def _run(
     """Train, keep the best weights, score them."""
     from transformers import set_seed
 
+    from edgekit.training.usage import UsageMeter
+
     recipe = prepared.recipe
     tell(Message(text="loading the base"))
     set_seed(recipe.seed)
     checkpoints = recipe.output / "checkpoints"
     trained = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
     model = trained.model
+    meter = UsageMeter()
     trainer = _trainer(prepared, model, arguments, own_loss, tell)
+    trainer.add_callback(meter)
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
     state = trainer.state
+    usage = meter.measured(state.global_step)
+    curve = loss_curve_of(state.log_history)
+    verdicts = verdicts_of(curve)
+    for verdict in verdicts:
+        tell(Message(text=verdict.sentence, is_warning=True))
     metrics, n_generated, warnings = _score_splits(prepared, trainer, tell)
     losses = _losses_by_weights(prepared, trainer, metrics, tell) if trained.is_packed else {}
     return trainer, TrainingReport(
@@ -158,10 +172,11 @@ def _run(
         recipe=recipe.model_dump(mode="json"),
         rows=_row_counts(prepared),
         labels=prepared.examples.labels,
+        class_weights=prepared.label_weights,
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
         resumed_from_step=resumed_from,
-        loss_curve=loss_curve_of(state.log_history),
+        loss_curve=curve,
         metrics=metrics,
         losses=losses,
         quantization=trained.quantization,
@@ -178,6 +193,8 @@ def _run(
         seed=recipe.seed,
         versions=library_versions(),
         warnings=(*prepared.warnings, *warnings),
+        usage=usage,
+        verdicts=verdicts,
     )
 
 

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from edgekit.errors import RecipeError
+from edgekit.training.class_weights import token_weights, weighted_nll
 from edgekit.training.events import OnEvent, TrainingStep
 from edgekit.training.losses import CheckedLoss
 from edgekit.training.tokens import IGNORED, TokenizedExample
@@ -46,6 +47,8 @@ class PaddingCollator:
         }
         if any(example.lengths for example in examples):
             batch["position_ids"] = _padded([_positions(e) for e in examples], length, 0)
+        if any(example.weight is not None for example in examples):
+            batch["row_weights"] = torch.tensor([example.weight for example in examples])
         return batch
 
 
@@ -169,10 +172,23 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             plain = kept | attention_inputs(inputs)
             return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
         logits, targets = completion_logits(model, inputs)
-        nll = functional.cross_entropy(
-            logits, targets, reduction="sum", label_smoothing=self.args.label_smoothing_factor
-        )
+        smoothing = self.args.label_smoothing_factor
+        if "row_weights" in inputs:
+            weights = token_weights(inputs)
+            nll = weighted_nll(logits, targets, weights, smoothing)
+            return nll / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
+        nll = functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
         return nll / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
+        """Learnt tokens of the accumulated batches, or the sum of their weights."""
+        if not batch_samples or "row_weights" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.stack([token_weights(batch).sum() for batch in batch_samples]).sum()
+        total = total.to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
 
     def evaluate(
         self,

@@ -12,7 +12,7 @@ from edgekit.evaluating.metrics import default_metrics
 from edgekit.recipe_files import apply_overrides, read_yaml
 from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.targets import load_target
-from edgekit.training.arguments import check_training
+from edgekit.training.argument_checks import check_training
 from edgekit.tuning.search_file import (
     DEFAULT_TEST_SHARE,
     DEFAULT_TRIALS,

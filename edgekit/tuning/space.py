@@ -86,7 +86,7 @@ def _dotted_keys() -> list[str]:
 
 
 def _training_problem(name: str) -> str | None:
-    from edgekit.training.arguments import check_training
+    from edgekit.training.argument_checks import check_training
 
     try:
         check_training({name: None})
@@ -167,7 +167,8 @@ def _recipe_problems(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> li
 
 def _training_problems(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """What transformers refuses of a ``training`` value."""
-    from edgekit.training.arguments import check_training, training_arguments
+    from edgekit.training.argument_checks import check_training
+    from edgekit.training.arguments import training_arguments
 
     if not all(long_key(key).startswith("training.") for key in values):
         return []

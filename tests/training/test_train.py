@@ -532,3 +532,20 @@ def test_the_command_says_what_is_wrong_without_a_traceback(
     err = capsys.readouterr().err
     assert "bse: unknown key; did you mean 'base'" in err
     assert "Traceback" not in err
+
+
+def test_the_report_has_what_the_run_took(finished: Run) -> None:
+    usage = finished.file("training_report.json")["usage"]
+    assert usage["steps_per_s"] > 0
+    assert 0 < usage["cpu_cores"] <= usage["cpu_count"] + 0.5
+    assert usage["peak_rss_bytes"] > 50 * 1024**2
+
+
+def test_a_run_that_learns_nothing_is_told_and_recorded(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    result = run(make_recipe(tmp_path / "a", training={"learning_rate": 1e-9}))
+    (verdict,) = result.file("training_report.json")["verdicts"]
+    assert verdict["kind"] == "nothing_learnt"
+    told = [e.text for e in result.events if isinstance(e, Message) and e.is_warning]
+    assert any(text.startswith("nothing learnt: the training loss was") for text in told)
