@@ -93,6 +93,7 @@ def test_a_search_that_was_killed_goes_on_with_what_is_left(
     assert report["n_trials"] == {"complete": 3}
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_search_goes_on(
     make_search: MakeSearch, unbroken: SearchReport, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_ctrl_c_saves_and_the_same_search_goes_on(
     assert [trial.attempts for trial in report.trials] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_always_dies_is_given_up(
     make_search: MakeSearch, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_trial_whose_process_always_dies_is_given_up(
         assert ask(study, search).params != first
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again(
     make_search: MakeSearch, unbroken: SearchReport, tmp_path: Path
 ) -> None:
@@ -192,6 +195,7 @@ def test_bad_trials_are_pruned_and_broken_ones_are_told(
     assert report.values["learning_rate"] in {0.05, 0.1}
 
 
+@pytest.mark.slow
 def test_several_objectives_end_in_a_pareto_set(make_search: MakeSearch, tmp_path: Path) -> None:
     space = {"lora.r": [1, 8], "learning_rate": [1e-9, 1e-2]}
     report = run(
@@ -218,6 +222,7 @@ def test_several_objectives_end_in_a_pareto_set(make_search: MakeSearch, tmp_pat
     assert whole == {f"{run:04d}" for run in report.pareto}
 
 
+@pytest.mark.slow
 def test_a_search_can_be_judged_by_what_the_device_runs(
     make_search: MakeSearch, tiny_base: Path, tmp_path: Path
 ) -> None:
