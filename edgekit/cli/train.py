@@ -54,18 +54,28 @@ def train_command(
         edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
     """
     from edgekit.recipes import TrainRecipe, load_recipe
+    from edgekit.training.processes import FirstProcessError, leave, processes
     from edgekit_runtime.cli.console import console, write_json
 
     loaded = load_recipe(recipe, TrainRecipe, set_ or [])
-    with TrainingProgress(console(stderr=True)) as progress:
+    screen = console(stderr=True)
+    screen.quiet = not processes().is_first
+    with TrainingProgress(screen) as progress:
         progress.say("loading transformers and peft")
         from edgekit.training.train import train
 
-        report = train(loaded, on_event=progress, resume=resume, overwrite=overwrite, force=force)
-    if as_json:
-        write_json(report.to_dict())
-    else:
-        _show(report)
+        try:
+            report = train(
+                loaded, on_event=progress, resume=resume, overwrite=overwrite, force=force
+            )
+        except FirstProcessError as err:  # one of several processes tells it
+            raise typer.Exit(1) from err
+    if processes().is_first:
+        if as_json:
+            write_json(report.to_dict())
+        else:
+            _show(report)
+    leave()
 
 
 class TrainingProgress:

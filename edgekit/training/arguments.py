@@ -8,6 +8,7 @@ from edgekit.errors import RecipeError
 from edgekit.method_recipes import LoraRecipe
 from edgekit.recipes import TrainRecipe
 from edgekit.training.argument_checks import has_fast_bf16, report_names, trains_on_cpu
+from edgekit.training.processes import processes
 
 DEFAULT_LEARNING_RATE = 1e-3
 FULL_LEARNING_RATE = 5e-5  # every weight moves, so each moves less
@@ -65,6 +66,10 @@ def training_arguments(
         "metric_for_best_model": "eval_loss" if keeps_best else None,
         "greater_is_better": False if keeps_best else None,
         "dataloader_pin_memory": False,
+        # Nothing here learns by buffers, and packed weights are large ones.
+        "ddp_broadcast_buffers": False,
+        # The families that are trained are dense: every step uses every trained weight.
+        "ddp_find_unused_parameters": False,
     }
     fixed = {
         "output_dir": str(checkpoints),
@@ -87,7 +92,7 @@ def _max_steps(training: dict[str, Any], n_sequences: int) -> int:
     if training.get("max_steps", -1) > 0:
         return int(training["max_steps"])
     batch = int(training.get("per_device_train_batch_size", DEFAULT_BATCH_SIZE))
-    batch *= int(training.get("gradient_accumulation_steps", 1))
+    batch *= int(training.get("gradient_accumulation_steps", 1)) * processes().n
     epochs = float(training.get("num_train_epochs", DEFAULT_EPOCHS))
     return max(1, math.ceil(math.ceil(n_sequences / batch) * epochs))
 

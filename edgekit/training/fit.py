@@ -18,6 +18,7 @@ from edgekit.training.memory import (
     show_gb,
 )
 from edgekit.training.prepare import Prepared
+from edgekit.training.processes import processes
 
 # What a run imports after this is asked: PEFT, the Trainer, scoring and drawing.
 _LATER_IMPORTS_BYTES = 100 * 1024**2
@@ -102,7 +103,7 @@ def _rss_bytes() -> int:
 
 
 def _available_bytes(*, on_gpu: bool) -> int:
-    """What a run may take: what is free, and what this process holds already."""
+    """What a process may take: its share of what is free, and what it holds already."""
     import psutil
 
     if on_gpu:
@@ -110,4 +111,4 @@ def _available_bytes(*, on_gpu: bool) -> int:
 
         if torch.cuda.is_available():
             return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available) + _rss_bytes()
+    return int(psutil.virtual_memory().available) // processes().n_here + _rss_bytes()

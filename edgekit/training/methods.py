@@ -17,6 +17,7 @@ from edgekit.training.arguments import lora_config
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.nf4 import nf4_options
 from edgekit.training.prepare import Prepared
+from edgekit.training.processes import processes
 
 _INITIAL = "initial"
 _EVA_BATCH = 8
@@ -125,7 +126,8 @@ def _with_lora(prepared: Prepared, model: Any, checkpoints: Path, tell: OnEvent)
     if init == "loftq":
         _start_from_rounding(adapted, prepared.base.path)
     initial = initial_adapter(prepared, checkpoints)
-    if initial is not None and not (initial / "adapter_config.json").is_file():
+    is_kept = initial is None or (initial / "adapter_config.json").is_file()
+    if initial is not None and not is_kept and processes().is_first:
         _save_initial(adapted, initial)
     return adapted
 

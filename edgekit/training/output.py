@@ -17,6 +17,7 @@ from typing import Any
 from edgekit.base_files import BASE_CONFIG
 from edgekit.errors import RecipeError
 from edgekit.recipes import TrainRecipe
+from edgekit.training.processes import processes
 from edgekit.training.tokens import TokenizedExample
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -30,8 +31,10 @@ _CHECKPOINT_MARK = "trainer_state.json"
 def run_digest(
     recipe: TrainRecipe, base_fingerprint: str, sequences: Sequence[TokenizedExample]
 ) -> str:
-    """What has to be equal for a run to go on: the recipe, the base, and every token."""
+    """What has to be equal for a run to go on: recipe, base, every token, number of processes."""
     digest = hashlib.sha256(base_fingerprint.encode())
+    if (n_processes := processes().n) > 1:
+        digest.update(f"{n_processes} processes".encode())
     values = recipe.model_dump(mode="json", exclude={"output", "metrics", "license"})
     digest.update(json.dumps(values, sort_keys=True).encode())
     for sequence in sequences:
@@ -88,11 +91,12 @@ def prepare_output(output: Path, digest: str, *, resume: bool, overwrite: bool) 
     checkpoints = output / "checkpoints"
     run = _read_run(checkpoints)
     is_same = run.get("digest") == digest and not run.get("finished")
-    last = _last_checkpoint(checkpoints)
+    last = _last_checkpoint(checkpoints, processes().n)
     if last and run and not run.get("finished") and not is_same and not overwrite:
         raise RecipeError(
-            f"output {output} holds an unfinished run of another recipe, base, or data",
-            hint="Go back to that recipe to resume it, choose another `output`, or --overwrite "
+            f"output {output} holds an unfinished run of another recipe, base, or data, or of "
+            "another number of processes",
+            hint="Go back to that to resume it, choose another `output`, or --overwrite "
             "to throw the unfinished run away.",
         )
     found = last if resume and is_same else None
@@ -138,8 +142,10 @@ def drop_checkpoints(output: Path) -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _last_checkpoint(checkpoints: Path) -> Path | None:
+def _last_checkpoint(checkpoints: Path, n_processes: int) -> Path | None:
     whole = [mark.parent for mark in checkpoints.glob(f"checkpoint-*/{_CHECKPOINT_MARK}")]
+    if n_processes > 1:  # each writes its random state when it comes to it
+        whole = [path for path in whole if len([*path.glob("rng_state_*.pth")]) == n_processes]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 

@@ -65,6 +65,7 @@ class TrainingReport:
         class_weights: By label, what rows counted in training; None where all counted the same.
         usage: What the training loop took of processor, GPU and memory.
         verdicts: What the loss curve shows: overfitting, divergence, nothing learnt.
+        n_processes: That trained together; speed is that of all, memory and use of the first.
         precision: "float32" or "bfloat16" (autocast) or "float16".
     """
 
@@ -93,6 +94,7 @@ class TrainingReport:
     base_license: Mapping[str, Any]
     precision: str
     device: str
+    n_processes: int
     seed: int
     versions: Mapping[str, str]
     warnings: Sequence[str]

@@ -1,21 +1,19 @@
 """Train an adapter: data in, a PEFT directory out."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import RecipeError
-from edgekit.evaluating.metrics import check_metrics, perplexity_of, score
+from edgekit.evaluating.metrics import check_metrics
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
 from edgekit.training.adapter_files import write_result
-from edgekit.training.argument_checks import check_training
+from edgekit.training.argument_checks import check_training, trains_on_cpu
 from edgekit.training.arguments import training_arguments
-from edgekit.training.events import Event, GenerationProgress, Message, OnEvent
+from edgekit.training.events import Event, Message, OnEvent
 from edgekit.training.fit import check_memory
-from edgekit.training.generating import generate_texts
 from edgekit.training.memory import return_freed_memory
 from edgekit.training.methods import trained_model
 from edgekit.training.output import (
@@ -26,6 +24,7 @@ from edgekit.training.output import (
     run_digest,
 )
 from edgekit.training.prepare import Prepared, prepare
+from edgekit.training.processes import join, processes
 from edgekit.training.report import (
     RowCounts,
     TrainingReport,
@@ -33,13 +32,12 @@ from edgekit.training.report import (
     loss_curve_of,
     peak_rss_bytes,
 )
-from edgekit.training.tokens import Question
+from edgekit.training.scoring import losses_by_weights, score_splits
+from edgekit.training.sharded import check_sharding, is_sharded, whole_model
 from edgekit.training.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     from edgekit.training.losses import CheckedLoss
-
-MAX_GENERATED = 200
 
 
 def train(
@@ -53,7 +51,8 @@ def train(
     """Train an adapter as a recipe says, and write it to the recipe's output.
 
     A run that was killed goes on from its last checkpoint when it is started again with the
-    same recipe and data.
+    same recipe and data. Several processes that torchrun or accelerate started share one run: all
+    of them call this, the first one writes.
 
     Args:
         recipe: See :func:`edgekit.recipes.load_recipe`.
@@ -70,16 +69,12 @@ def train(
         DataError: If the data cannot be used.
         BaseModelError: If the base cannot be resolved.
     """
-    tell = on_event or _ignore
-    refuse_output(recipe.output, overwrite=overwrite)
+    everyone = processes()
+    tell = on_event if on_event and everyone.is_first else _ignore
     with quiet_libraries():
-        from edgekit.training.losses import own_loss_of
-
-        check_training(recipe.training)
-        if recipe.metrics:
-            check_metrics(recipe.metrics)
-        own_loss = own_loss_of(recipe)
-        prepared = prepare(recipe, tell)
+        join(recipe.training, on_cpu=trains_on_cpu(recipe.training))
+        own_loss = everyone.first_then_all(lambda: _checked(recipe, overwrite=overwrite))
+        prepared = everyone.first_then_all(lambda: prepare(recipe, tell))
         for warning in prepared.warnings:
             tell(Message(text=warning, is_warning=True))
         digest = run_digest(
@@ -98,23 +93,45 @@ def train(
                 f"class_weights: not with {arguments.n_gpu} GPUs in one process",
                 hint="Show it one GPU: CUDA_VISIBLE_DEVICES=0.",
             )
+        check_sharding(recipe, arguments)
         _tell_license(prepared, tell)
         return_freed_memory()
+        # Each process of a sharded run takes less than the estimate, which is of a whole model.
+        force = force or is_sharded(arguments)
         memory, too_little = check_memory(prepared, arguments, tell, force=force)
-        checkpoint = prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
+        checkpoint = everyone.first(
+            lambda: prepare_output(recipe.output, digest, resume=resume, overwrite=overwrite)
+        )
         trainer, report = _run(prepared, arguments, checkpoint, own_loss, tell)
         report = replace(
             report, memory_estimate=memory.to_dict(), warnings=(*too_little, *report.warnings)
         )
         tell(Message(text="writing the base" if recipe.method == "full" else "writing the adapter"))
-        finish_output(
-            recipe.output,
-            digest,
-            lambda staged: write_result(staged, trainer.model, prepared, report),
-        )
-        if recipe.method == "full":
-            drop_checkpoints(recipe.output)
+        is_whole = not trainer.is_fsdp_enabled
+        model = trainer.model if is_whole else whole_model(prepared, trainer)
+        everyone.first(lambda: _write(prepared, digest, model, report))
     return report
+
+
+def _checked(recipe: TrainRecipe, *, overwrite: bool) -> "CheckedLoss | None":
+    """Refuse what can be refused before any work; returns the recipe's own loss."""
+    from edgekit.training.losses import own_loss_of
+
+    refuse_output(recipe.output, overwrite=overwrite)
+    check_training(recipe.training)
+    if recipe.metrics:
+        check_metrics(recipe.metrics)
+    return own_loss_of(recipe)
+
+
+def _write(prepared: Prepared, digest: str, model: Any, report: TrainingReport) -> None:
+    """Put the finished files in place."""
+    recipe = prepared.recipe
+    finish_output(
+        recipe.output, digest, lambda staged: write_result(staged, model, prepared, report)
+    )
+    if recipe.method == "full":
+        drop_checkpoints(recipe.output)
 
 
 def _tell_license(prepared: Prepared, tell: OnEvent) -> None:
@@ -162,8 +179,8 @@ def _run(
     verdicts = verdicts_of(curve)
     for verdict in verdicts:
         tell(Message(text=verdict.sentence, is_warning=True))
-    metrics, n_generated, warnings = _score_splits(prepared, trainer, tell)
-    losses = _losses_by_weights(prepared, trainer, metrics, tell) if trained.is_packed else {}
+    metrics, n_generated, warnings = score_splits(prepared, trainer, tell)
+    losses = losses_by_weights(prepared, trainer, metrics, tell) if trained.is_packed else {}
     return trainer, TrainingReport(
         output=recipe.output,
         base=recipe.base,
@@ -184,12 +201,13 @@ def _run(
         n_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         max_new_tokens=prepared.max_new_tokens,
         seconds=round(seconds, 3),
-        tokens_per_s=round(trainer.n_tokens_read / seconds, 1),
+        tokens_per_s=round(processes().summed(trainer.n_tokens_read)[0] / seconds, 1),
         peak_rss_bytes=peak_rss_bytes(),
         memory_estimate={},
         base_license=prepared.license.to_dict(),
         precision=_precision(trainer.args),
         device=str(trainer.args.device),
+        n_processes=processes().n,
         seed=recipe.seed,
         versions=library_versions(),
         warnings=(*prepared.warnings, *warnings),
@@ -205,9 +223,7 @@ def _trainer(
     own_loss: "CheckedLoss | None",
     tell: OnEvent,
 ) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
     from transformers import PrinterCallback
-    from transformers.integrations import TensorBoardCallback
 
     from edgekit.training.trainer import CompletionTrainer, PaddingCollator, ProgressCallback
 
@@ -218,77 +234,16 @@ def _trainer(
         data_collator=PaddingCollator(min(prepared.end_ids)),
         train_dataset=prepared.training_rows,
         eval_dataset=prepared.validation.sequences or None,
-        callbacks=[
-            ProgressCallback(tell),
-            TensorBoardCallback(SummaryWriter(log_dir=str(prepared.recipe.output / "runs"))),
-        ],
+        callbacks=[ProgressCallback(tell)],
     )
     trainer.remove_callback(PrinterCallback)
+    if processes().is_first:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        logs = SummaryWriter(log_dir=str(prepared.recipe.output / "runs"))
+        trainer.add_callback(TensorBoardCallback(logs))
     return trainer
-
-
-def _score_splits(
-    prepared: Prepared, trainer: Any, tell: OnEvent
-) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
-    """Loss and generated metrics of every split that is held out."""
-    metrics: dict[str, dict[str, float]] = {}
-    n_generated: dict[str, int] = {}
-    warnings: list[str] = []
-    for name, split in (("validation", prepared.validation), ("test", prepared.test)):
-        if not split.sequences:
-            continue
-        nll, n_tokens = trainer.total_nll(split.sequences)
-        metrics[name] = {"loss": nll / n_tokens, "perplexity": perplexity_of(nll, n_tokens)}
-        questions = split.questions[:MAX_GENERATED]
-        if not questions:
-            continue
-        if len(questions) < len(split.questions):
-            warnings.append(
-                f"{name}: metrics are of the first {MAX_GENERATED} of {len(split.questions)} rows"
-            )
-            tell(Message(text=warnings[-1], is_warning=True))
-        tell(Message(text=f"answering {len(questions)} {name} rows"))
-        answers = _answers(prepared, trainer.model, questions, tell)
-        references = [question.reference for question in questions]
-        metrics[name] |= score(prepared.metric_names, answers, references, prepared.examples.labels)
-        n_generated[name] = len(questions)
-    return metrics, n_generated, warnings
-
-
-def _losses_by_weights(
-    prepared: Prepared, trainer: Any, metrics: dict[str, dict[str, float]], tell: OnEvent
-) -> dict[str, dict[str, float]]:
-    """Each split's loss on the device's weights, and on the float ones that they came from."""
-    from edgekit.training.packed_base import on_float_weights
-
-    splits = {"validation": prepared.validation, "test": prepared.test}
-    losses: dict[str, dict[str, float]] = {}
-    tell(Message(text="the loss on the float weights, to compare"))
-    with on_float_weights(trainer.model, prepared.base.path):
-        for name, split in splits.items():
-            if split.sequences:
-                nll, n_tokens = trainer.total_nll(split.sequences)
-                on_device = {str(prepared.recipe.weights): metrics[name]["loss"]}
-                losses[name] = on_device | {"float": nll / n_tokens}
-    return losses
-
-
-def _answers(
-    prepared: Prepared, model: Any, questions: Sequence[Question], tell: OnEvent
-) -> list[str]:
-    def on_progress(done: int) -> None:
-        tell(GenerationProgress(done=done, total=len(questions)))
-
-    return generate_texts(
-        model,
-        prepared.tokenizer,
-        [question.prompt_ids for question in questions],
-        max_new_tokens=prepared.max_new_tokens,
-        end_ids=prepared.end_ids,
-        # Packed weights are dequantized for every step of a batch, whatever its size.
-        batch_size=64 if prepared.profile else 16,
-        on_progress=on_progress,
-    )
 
 
 def _row_counts(prepared: Prepared) -> RowCounts:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch.nn import functional
 from transformers import (
     Trainer,
@@ -23,6 +24,7 @@ from edgekit.errors import RecipeError
 from edgekit.training.class_weights import token_weights, weighted_nll
 from edgekit.training.events import OnEvent, TrainingStep
 from edgekit.training.losses import CheckedLoss
+from edgekit.training.processes import processes
 from edgekit.training.tokens import IGNORED, TokenizedExample
 
 _BATCHES_PER_GROUP = 8
@@ -120,9 +122,9 @@ def completion_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     """
     targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     learnt = targets != IGNORED
-    hook = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: (args[0][learnt].unsqueeze(0), *args[1:])
-    )
+    # Several processes call through a wrapper, which knows nothing of heads.
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][learnt].unsqueeze(0), *args[1:]))
     try:
         outputs = model(input_ids=batch["input_ids"], **attention_inputs(batch), use_cache=False)
     finally:
@@ -165,7 +167,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
                 use_cache=False,
                 output_hidden_states=self._own_loss.needs_hidden_states,
             )
-            loss = self._own_loss(model, inputs, outputs)
+            loss = self._own_loss(extract_model_from_parallel(model), inputs, outputs)
             return (loss, outputs) if return_outputs else loss
         if self.args.n_gpu > 1 or return_outputs:  # DataParallel's replicas cannot be hooked
             kept = {"input_ids": inputs["input_ids"], "labels": inputs["labels"]}
@@ -175,10 +177,17 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         smoothing = self.args.label_smoothing_factor
         if "row_weights" in inputs:
             weights = token_weights(inputs)
-            nll = weighted_nll(logits, targets, weights, smoothing)
-            return nll / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
-        nll = functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        return nll / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
+            nll, n_own = weighted_nll(logits, targets, weights, smoothing), float(weights.sum())
+        else:
+            nll = functional.cross_entropy(
+                logits, targets, reduction="sum", label_smoothing=smoothing
+            )
+            n_own = targets.numel()
+        if num_items_in_batch is None:
+            return nll / n_own
+        # Counted over all processes, of whose gradients the mean is then taken.
+        n_shares = processes().n if self.args.average_tokens_across_devices else 1
+        return n_shares * nll / num_items_in_batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
         """Learnt tokens of the accumulated batches, or the sum of their weights."""
@@ -207,22 +216,33 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         return metrics
 
     def total_nll(self, examples: Sequence[TokenizedExample]) -> tuple[float, int]:
-        """Summed negative log-likelihood of the learnt tokens, and how many they are."""
+        """Summed negative log-likelihood of the learnt tokens, and how many they are.
+
+        Several processes take turns with the batches, and each gets the sum.
+        """
         by_length = sorted(examples, key=lambda example: len(example.input_ids))
         size = self.args.per_device_eval_batch_size
+        starts = range(0, len(by_length), size)
+        all_processes = processes()
         self.model.eval()
         nll, n_tokens = 0.0, 0
         with torch.no_grad():
-            for start in range(0, len(by_length), size):
+            for first in range(0, len(starts), all_processes.n):
+                turn = first + all_processes.rank
+                # Sharded weights are gathered in every forward, so nobody may leave one out.
+                start = starts[min(turn, len(starts) - 1)]
                 batch = self._prepare_inputs(self.data_collator(by_length[start : start + size]))
                 logits, targets = completion_logits(self.model, batch)
-                nll += functional.cross_entropy(logits, targets, reduction="sum").item()
-                n_tokens += targets.numel()
-        return nll, n_tokens
+                if turn < len(starts):
+                    nll += functional.cross_entropy(logits, targets, reduction="sum").item()
+                    n_tokens += targets.numel()
+        total_nll, total_tokens = all_processes.summed(nll, n_tokens)
+        return total_nll, int(total_tokens)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         lengths = [len(example.input_ids) for example in self.train_dataset]
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch_size *= processes().n  # the batch of a step, which all of them share
         return LengthGroupedSampler(lengths, batch_size, self.args.seed)
 
 

@@ -18,7 +18,8 @@ from edgekit.evaluating.evaluate import evaluate
 from edgekit.recipes import TrainRecipe
 from edgekit.training.events import OnEvent
 from edgekit.training.output import ADAPTER_CONFIG, TRAINING_REPORT, drop_checkpoints
-from edgekit.training.train import MAX_GENERATED, train
+from edgekit.training.scoring import MAX_GENERATED
+from edgekit.training.train import train
 from edgekit.tuning.loading import Search
 from edgekit.tuning.rows import VALIDATION, with_rows
 from edgekit.tuning.search_file import ADAPTER_SIZE, LATENCY

@@ -411,7 +411,7 @@ def test_long_splits_are_capped_for_generation_and_it_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgekit.training.train.MAX_GENERATED", 2)
+    monkeypatch.setattr("edgekit.training.scoring.MAX_GENERATED", 2)
     result = run(make_recipe(tmp_path / "a", training={"max_steps": 1}))
     assert result.report.n_generated == {"validation": 2}
     assert "validation: metrics are of the first 2 of 4 rows" in result.report.warnings
