@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli.engine_options import (
+    Engine,
+    RayAddressOption,
+    TaskCpusOption,
+    TaskGpusOption,
+    ray_options,
+)
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -16,14 +23,18 @@ if TYPE_CHECKING:
 
 
 def train_command(
-    recipe: Annotated[
-        Path,
-        typer.Argument(help="Training recipe (YAML).", show_default=False, metavar="RECIPE"),
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Training recipe (YAML); several are trained each on its own.",
+            show_default=False,
+            metavar="RECIPE...",
+        ),
     ],
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a key of the recipe (repeatable)."
+            "--set", metavar="KEY=VALUE", help="Override a key of every recipe (repeatable)."
         ),
     ] = None,
     resume: Annotated[
@@ -42,22 +53,42 @@ def train_command(
         bool,
         typer.Option("--force", help="Start even if the memory estimate is far over this machine."),
     ] = False,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="Where trainings run: local, one after another; or on a Ray cluster.",
+            rich_help_panel="Scale-out",
+        ),
+    ] = None,
+    ray_address: RayAddressOption = None,
+    task_cpus: TaskCpusOption = None,
+    task_gpus: TaskGpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train an adapter from a recipe.
 
     The adapter is a PEFT directory with its report, loss curve and TensorBoard logs. A run that
-    was stopped goes on from its last checkpoint when it is started again.
+    was stopped goes on from its last checkpoint when it is started again. Of several recipes one
+    that fails does not stop the others.
 
     Examples:
         edgekit train bundles/demo/tone.yaml
         edgekit train recipe.yaml --set training.max_steps=50 --set output=adapters/quick
+        edgekit train recipes/*.yaml --engine ray
     """
+    ray = ray_options(engine, ray_address, task_cpus, task_gpus)
+    if len(recipes) > 1 or engine is not None:
+        from edgekit.cli.train_many import train_many
+        from edgekit.scaling.jobs import JobOptions
+
+        options = JobOptions(resume=resume, overwrite=overwrite, force=force)
+        train_many(recipes, set_ or [], options, ray, as_json=as_json)
+        return
     from edgekit.recipes import TrainRecipe, load_recipe
     from edgekit.training.processes import FirstProcessError, leave, processes
     from edgekit_runtime.cli.console import console, write_json
 
-    loaded = load_recipe(recipe, TrainRecipe, set_ or [])
+    loaded = load_recipe(recipes[0], TrainRecipe, set_ or [])
     screen = console(stderr=True)
     screen.quiet = not processes().is_first
     with TrainingProgress(screen) as progress:
@@ -120,7 +151,7 @@ class TrainingProgress:
         self._task = self._bar.add_task(text, total=None, figures="")
 
     def _step(self, step: "TrainingStep") -> None:
-        figures = _figures(step)
+        figures = figures_of(step)
         self._update(step.step, step.max_steps, figures)
         if not self._bar and step.eval_loss != self._shown_eval:
             self._shown_eval = step.eval_loss
@@ -159,7 +190,8 @@ def _new_bar(console: "Console") -> "Progress":
     )
 
 
-def _figures(step: "TrainingStep") -> str:
+def figures_of(step: "TrainingStep") -> str:
+    """The losses that are known."""
     named = [("loss", step.loss), ("eval loss", step.eval_loss)]
     return "  ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
 

@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli.engine_options import (
+    Engine,
+    RayAddressOption,
+    TaskCpusOption,
+    TaskGpusOption,
+    ray_options,
+)
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -34,6 +41,16 @@ def tune_command(
         bool,
         typer.Option("--force", help="Start even if the memory estimate is far over this machine."),
     ] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="Where the search file's workers run: processes here, or a Ray cluster.",
+            rich_help_panel="Scale-out",
+        ),
+    ] = Engine.LOCAL,
+    ray_address: RayAddressOption = None,
+    task_cpus: TaskCpusOption = None,
+    task_gpus: TaskGpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search a recipe's values by Optuna, and keep the best run.
@@ -45,7 +62,9 @@ def tune_command(
     Examples:
         edgekit tune search.yaml
         edgekit tune search.yaml --set search_strategy.num_trials=50 --json
+        edgekit tune search.yaml --engine ray --set workers=4
     """
+    ray = ray_options(engine, ray_address, task_cpus, task_gpus)
     from edgekit_runtime.cli.console import console, write_json
 
     screen = console(stderr=True)
@@ -59,7 +78,7 @@ def tune_command(
 
             loaded = load_search(search, set_ or [])
             try:
-                report = tune(loaded, on_event=progress, overwrite=overwrite, force=force)
+                report = tune(loaded, on_event=progress, overwrite=overwrite, force=force, ray=ray)
             except KeyboardInterrupt:
                 progress.say(f"stopped; the same command goes on with {loaded.output}")
                 raise

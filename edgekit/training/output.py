@@ -136,6 +136,11 @@ def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> N
     _write_run(output / "checkpoints", digest, finished=True)
 
 
+def is_whole(output: Path) -> bool:
+    """Whether a run's result lies in a directory; its config is what is written last."""
+    return any((output / mark).is_file() for mark in _MARKS)
+
+
 def drop_checkpoints(output: Path) -> None:
     """Delete what a finished run would have gone on from; of a whole model it is large."""
     for checkpoint in (output / "checkpoints").glob("checkpoint-*"):

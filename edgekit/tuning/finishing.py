@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import RecipeError
 from edgekit.training.events import Event, Message
+from edgekit.training.output import is_whole
 from edgekit.tuning.comparing import Comparison, compare_on_test
 from edgekit.tuning.events import OnTuneEvent, WithinTrial
 from edgekit.tuning.loading import Search
 from edgekit.tuning.plots import draw_search
 from edgekit.tuning.report import SearchReport, TrialRecord, write_report
 from edgekit.tuning.rows import SearchRows
-from edgekit.tuning.runs import is_whole, keep_run, run_directory, trained_run
+from edgekit.tuning.runs import keep_run, run_directory, trained_run
 from edgekit.tuning.study import ATTEMPT, ERROR, RUN, counted, trial_values
 from edgekit.tuning.trials import best_trials
 

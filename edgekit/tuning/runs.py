@@ -17,7 +17,12 @@ from edgekit.errors import EdgekitError
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.recipes import TrainRecipe
 from edgekit.training.events import OnEvent
-from edgekit.training.output import ADAPTER_CONFIG, TRAINING_REPORT, drop_checkpoints
+from edgekit.training.output import (
+    ADAPTER_CONFIG,
+    TRAINING_REPORT,
+    drop_checkpoints,
+    is_whole,
+)
 from edgekit.training.scoring import MAX_GENERATED
 from edgekit.training.train import train
 from edgekit.tuning.loading import Search
@@ -74,11 +79,6 @@ def trained_run(
     report = train(recipe, on_event=on_event, force=force).to_dict()
     drop_checkpoints(recipe.output)
     return report
-
-
-def is_whole(directory: Path) -> bool:
-    """Whether a run's result lies in a directory; its config is what is written last."""
-    return any((directory / mark).is_file() for mark in (ADAPTER_CONFIG, BASE_CONFIG))
 
 
 def scores_of_run(

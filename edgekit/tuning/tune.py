@@ -11,7 +11,9 @@ from filelock import FileLock, Timeout
 from edgekit.bases import resolve_base
 from edgekit.errors import RecipeError
 from edgekit.quiet import quiet_libraries
+from edgekit.scaling.ray_cluster import Cluster, RayOptions
 from edgekit.training.events import Message
+from edgekit.training.processes import refuse_several
 from edgekit.tuning.events import OnTuneEvent
 from edgekit.tuning.finishing import finish
 from edgekit.tuning.identity import (
@@ -22,6 +24,7 @@ from edgekit.tuning.identity import (
     write_identity,
 )
 from edgekit.tuning.loading import Search
+from edgekit.tuning.ray_workers import connected, run_on_ray
 from edgekit.tuning.report import SearchReport
 from edgekit.tuning.rows import SearchRows, split_rows, write_rows
 from edgekit.tuning.runs import (
@@ -49,6 +52,7 @@ def tune(
     on_event: OnTuneEvent | None = None,
     overwrite: bool = False,
     force: bool = False,
+    ray: RayOptions | None = None,
 ) -> SearchReport:
     """Search a recipe's values, and keep the best run.
 
@@ -60,6 +64,8 @@ def tune(
         on_event: Told of trials, and of what goes on in them.
         overwrite: Whether to throw an earlier search in the output away.
         force: Whether to start runs that need far more memory than this machine has.
+        ray: The Ray cluster that trials run on; None for processes of this machine. The recipe's
+            own values, and the comparison at the end, are run where this is called.
 
     Returns:
         What is also in ``search_report.json``.
@@ -69,8 +75,14 @@ def tune(
             values cannot be trained, or no trial could be.
     """
     tell = on_event or (lambda _: None)
+    refuse_several("a search")
     refuse_foreign(search.output)
-    with quiet_libraries(), quiet_optuna(), _only_one(search.output):
+    with (
+        quiet_libraries(),
+        quiet_optuna(),
+        _only_one(search.output),
+        connected(search, ray) as machines,
+    ):
         tell(Message(text="reading the data"))
         rows = split_rows(search)
         for warning in rows.warnings:
@@ -79,7 +91,7 @@ def tune(
             _throw_away(search)
         identity = identity_of(search, _facts(search, rows))
         study = _open(search, rows, identity)
-        _run(study, search, tell, force=force)
+        _run(study, search, tell, force=force, ray=machines)
         return finish(study, search, rows, tell, force=force)
 
 
@@ -147,7 +159,9 @@ def _facts(search: Search, rows: SearchRows) -> dict[str, str]:
     return facts
 
 
-def _run(study: "Study", search: Search, tell: OnTuneEvent, *, force: bool) -> None:
+def _run(
+    study: "Study", search: Search, tell: OnTuneEvent, *, force: bool, ray: Cluster | None
+) -> None:
     """Everything up to the last trial."""
     n_cut_off = recover(study, search)
     if n_cut_off:
@@ -164,7 +178,9 @@ def _run(study: "Study", search: Search, tell: OnTuneEvent, *, force: bool) -> N
     work = Work(search=search, tell=tell, take=take, force=force)
     if "defaults" not in study.user_attrs:
         study.set_user_attr("defaults", score_defaults(work))
-    if search.file.workers == 1 or left[0] <= 1:
+    if ray is not None:
+        run_on_ray(study, search, max(0, left[0]), tell, force=force, ray=ray)
+    elif search.file.workers == 1 or left[0] <= 1:
         run_trials(study, work)
     else:
         run_in_processes(study, search, left[0], tell, force=force)

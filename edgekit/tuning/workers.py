@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def run_in_processes(
                 if process.exitcode and not shared.stop.is_set():
                     text = f"worker {number} ended with code {process.exitcode}; starting it again"
                     tell(Message(text=text, is_warning=True))
-                    _give_back(study, search, shared, number)
+                    with shared.tickets.get_lock():
+                        shared.tickets.value += requeue(study, search, number)
                     processes[number] = start(number)
     finally:
         _end(processes, shared)
@@ -93,14 +95,41 @@ def _told(shared: _Shared) -> list[Any]:
         return items
 
 
-def _give_back(study: "Study", search: Search, shared: _Shared, number: int) -> None:
-    """Queue the trial of a dead worker again."""
+def requeue(study: "Study", search: Search, number: int) -> int:
+    """Queue the trial of a dead worker again; returns how many trials are to be tried again."""
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get(WORKER) == number and retry(study, search, trial):
-            with shared.tickets.get_lock():
-                shared.tickets.value += 1
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    own = [trial for trial in running if trial.user_attrs.get(WORKER) == number]
+    return sum(retry(study, search, trial) for trial in own)
+
+
+def work_until_done(
+    search: Search,
+    number: int,
+    *,
+    tell: OnTuneEvent,
+    take: Callable[[], bool],
+    check: Callable[[], None],
+    force: bool,
+) -> None:
+    """What a worker does, in whatever process it is.
+
+    Args:
+        search: The search.
+        number: Of the worker.
+        tell: Told of trials, and of what goes on in them.
+        take: Takes one of the trials that are left; False if there is none.
+        check: Raises KeyboardInterrupt if the search is to stop.
+        force: Whether to start runs that need far more memory than there is.
+
+    Raises:
+        EdgekitError: What it could not go on with.
+        KeyboardInterrupt: If it was stopped; its trial is queued again.
+    """
+    with quiet_libraries(), quiet_optuna():
+        work = Work(search=search, tell=tell, take=take, check=check, worker=number, force=force)
+        run_trials(open_study(search, is_new=False), work)
 
 
 def _end(processes: dict[int, Any], shared: _Shared) -> None:
@@ -133,16 +162,7 @@ def _work(search: Search, shared: _Shared, number: int, force: bool) -> None:
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // search.file.workers))
     try:
-        with quiet_libraries(), quiet_optuna():
-            work = Work(
-                search=search,
-                tell=shared.told.put,
-                take=take,
-                check=check,
-                worker=number,
-                force=force,
-            )
-            run_trials(open_study(search, is_new=False), work)
+        work_until_done(search, number, tell=shared.told.put, take=take, check=check, force=force)
     except EdgekitError as err:
         shared.told.put(err)
     except KeyboardInterrupt:

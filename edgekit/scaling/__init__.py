@@ -1,0 +1,1 @@
+"""Many trainings: one after another on this machine, or spread over machines by Ray."""
