@@ -12,6 +12,7 @@ from edgekit.recipes import DataRecipe, parse_recipe
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
 from edgekit_runtime import Bundle
+from edgekit_runtime.classifying import completions_of
 
 FLOAT_WEIGHTS = "float"
 _SHAPE_KEYS = ("prompt", "completion", "messages", "text_template", "system")
@@ -71,8 +72,7 @@ def label_completions(recorded: Mapping[str, Any], labels: Sequence[str] | None)
             f"scoring labels needs at least two of them, got only {labels[0]!r}",
             hint="Every answer would be right.",
         )
-    space = " " if str(recorded.get("completion") or "").startswith(" ") else ""
-    return tuple(space + label for label in labels)
+    return tuple(completions_of(labels, recorded.get("completion")))
 
 
 def base_weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:
