@@ -124,12 +124,13 @@ def verdict(report: SearchReport) -> str:
     figures = (
         f"{first.metric} {shown(first.winner)} against {shown(first.defaults)} on {first.n_rows} "
         f"rows that no trial saw; difference {first.difference:+.4g}, "
-        f"{first.confidence:.0%} interval {first.low:+.4g} to {first.high:+.4g}"
+        f"{first.confidence:.0%} interval {_interval(first)}"
     )
     if first.is_better:
         return f"The winner beats the recipe's own values: {figures}."
     is_up = report.objectives[first.metric] == "maximize"
-    if (first.high < 0) if is_up else (first.low > 0):
+    nearest = first.high if is_up else first.low
+    if nearest is not None and (nearest < 0 if is_up else nearest > 0):
         return f"The winner is worse than the recipe's own values: {figures}."
     return f"The winner is not proven better than the recipe's own values: {figures}."
 
@@ -191,7 +192,7 @@ def _default_values(search: Search) -> list[Any]:
 
 
 def _interval(one: Comparison) -> str:
-    return f"{one.low:+.4g} to {one.high:+.4g}"
+    return "unknown" if one.low is None else f"{one.low:+.4g} to {one.high:+.4g}"
 
 
 def _trials(report: SearchReport) -> list[str]:
