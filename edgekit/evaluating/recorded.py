@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.adapters.peft_dir import RECORD_FILE
+from edgekit.data_recipe import DataRecipe
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import NF4, TARGET_WEIGHTS, target_of
-from edgekit.recipes import DataRecipe, parse_recipe
+from edgekit.recipes import parse_recipe
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
 from edgekit_runtime import Bundle
