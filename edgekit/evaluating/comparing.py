@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, first_of
 from edgekit.evaluating.measuring import Measured, value_of
 from edgekit.evaluating.rows import AnsweredRow
 from edgekit.evaluating.sampling import Interval, interval_of, sampled_differences
@@ -84,7 +84,9 @@ def read_run(path: Path) -> OtherRun:
         if (problem := _row_problem(row))
     ]
     if problems:
-        raise DataError(f"{path} is no result of edgekit eval", problems=problems[:10], hint=_HINT)
+        raise DataError(
+            f"{path} is no result of edgekit eval", problems=first_of(problems), hint=_HINT
+        )
     parts = [value.get(key) for key in ("subject", "adapter", "method")]
     return OtherRun(
         path=str(path),

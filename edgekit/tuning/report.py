@@ -8,11 +8,15 @@ from typing import Any
 
 import yaml
 
+from edgekit.bundling.write import replace_file
 from edgekit.tuning.comparing import Comparison
 from edgekit.tuning.loading import Search
 from edgekit.tuning.space import with_values
 
 REPORT, MARKDOWN, BEST_RECIPE = "search_report.json", "search_report.md", "best.yaml"
+_BEST_RECIPE_SAYS = (
+    "# The winner's values; `edgekit train` with this trains on all of the recipe's rows."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,20 +94,11 @@ def write_report(search: Search, report: SearchReport, pictures: Sequence[str]) 
         pictures: Files beside the report.
     """
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    _replace(search.output / REPORT, text)
-    _replace(search.output / MARKDOWN, _markdown(search, report, pictures))
+    replace_file(search.output / REPORT, text.encode())
+    replace_file(search.output / MARKDOWN, _markdown(search, report, pictures).encode())
     recipe = with_values(search.recipe_values, report.values)
-    _replace(
-        search.output / BEST_RECIPE,
-        "# The winner's values; `edgekit train` with this trains on all of the recipe's rows.\n"
-        + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
-    )
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    typed = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    replace_file(search.output / BEST_RECIPE, f"{_BEST_RECIPE_SAYS}\n{typed}".encode())
 
 
 def shown(value: Any) -> str:
