@@ -9,13 +9,12 @@ from typing import Any
 
 from edgekit.adapters.peft_dir import RECORD_FILE
 from edgekit.errors import DataError
-from edgekit.evaluating.answers import generate_answers, read_texts, with_likelihoods
+from edgekit.evaluating.answers import Way, answer_rows
 from edgekit.evaluating.measuring import Measured, mean_of_rows, summed, value_of
 from edgekit.evaluating.metrics import measure, perplexity_of_sums
 from edgekit.evaluating.rows import AnsweredRow, ask
 from edgekit.evaluating.sampling import interval_of, sampled_differences
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
-from edgekit.evaluating.windows import check_window
 from edgekit.recipes import TrainRecipe
 from edgekit.targets import load_target
 from edgekit.training.events import GenerationProgress, Message, OnEvent
@@ -140,14 +139,17 @@ def _answers(search: Search, recipe: TrainRecipe, tell: OnEvent) -> dict[int, An
 
     with _subject_of(search, recipe) as subject:
         rows, _ = ask(examples_of(table, recipe.data), subject, TEST, is_only_read=is_text)
-        if is_text:
-            window, stride = check_window(None, None, subject.max_length)
-            answered = read_texts(subject, rows, window, stride, on_progress)
-        else:
-            record = json.loads((recipe.output / RECORD_FILE).read_text(encoding="utf-8"))
-            n_tokens = record["max_new_tokens"]
-            answered = generate_answers(subject, rows, n_tokens, None, on_progress)
-            answered = with_likelihoods(subject, rows, answered)
+        record = json.loads((recipe.output / RECORD_FILE).read_text(encoding="utf-8"))
+        way = Way(
+            method="perplexity" if is_text else "generate",
+            completions=(),
+            max_new_tokens=record["max_new_tokens"],
+            stop=None,
+            is_measured=True,
+            window=None,
+            stride=None,
+        )
+        answered = answer_rows(subject, rows, way, on_progress)
     return {row.number: row for row in answered}
 
 
