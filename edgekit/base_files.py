@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from edgekit.bases import Base
+from edgekit.licenses import read_license
 
 BASE_CONFIG = "config.json"
 
@@ -24,7 +27,8 @@ def write_base_files(
         directory: Empty.
         model: A transformers model; its weights are stored as they are.
         origin: The base that it was made from.
-        license: Of the new base; the origin's where it says none.
+        license: Of what was added. It is the new base's, too, unless the origin's has limits,
+            which then go on to hold; the origin's where it says none.
         how: One line for the card: how it was made.
     """
     _untie_where_weights_differ(model)
@@ -33,7 +37,7 @@ def write_base_files(
         for file in sorted(origin.path.glob(pattern)):
             shutil.copyfile(file, directory / file.name)
     (directory / "README.md").write_text(
-        _card(origin, license or origin.license, how), encoding="utf-8", newline="\n"
+        _card(origin, license, how), encoding="utf-8", newline="\n"
     )
 
 
@@ -45,18 +49,26 @@ def _untie_where_weights_differ(model: Any) -> None:
 
 
 def _card(origin: Base, license: str | None, how: str) -> str:
-    front = [f"license: {license}"] if license else []
+    declared = read_license(origin.path, known_id=origin.license)
+    is_limited = declared.id is not None and bool(declared.limits)
+    front: dict[str, str | None] = {"license": license}
+    if is_limited or license in (None, declared.id):
+        front = {"license": declared.id, "license_name": declared.name}
+        front["license_link"] = declared.link
+    front["base_model"] = origin.name
+    said = {key: value for key, value in front.items() if value}
+    own = f"What was added to that base is under {license}." if license else ""
     return "\n".join(
         [
             "---",
-            *front,
-            f"base_model: {origin.name}",
+            yaml.safe_dump(said, sort_keys=False, allow_unicode=True).rstrip(),
             "---",
             "",
             f"{how}",
             "",
             f"Made from the base {origin.name}, {origin.fingerprint}. The licence and the use",
             "limits of that base hold for this one too.",
+            *([own] if own else []),
             "",
         ]
     )

@@ -1,6 +1,10 @@
 """Errors of the build-time toolkit, in the runtime's four parts."""
 
+from collections.abc import Sequence
+
 from edgekit_runtime.errors import EdgekitRuntimeError
+
+_MAX_SHOWN = 20
 
 
 class EdgekitError(EdgekitRuntimeError):
@@ -29,3 +33,9 @@ class BuildError(EdgekitError):
 
 class ParityError(BuildError):
     """A built target that does not agree with the PyTorch original."""
+
+
+def first_of(problems: Sequence[str]) -> list[str]:
+    """The first twenty of many problems, and how many more there are."""
+    more = len(problems) - _MAX_SHOWN
+    return [*problems[:_MAX_SHOWN], *([f"… and {more} more"] if more > 0 else [])]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,10 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from edgekit.data_recipe import DataRecipe, as_tuple, checked_template
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import METHODS, BottleneckRecipe, LoraRecipe, method_problems, target_of
 from edgekit.recipe_files import apply_overrides, read_yaml
-from edgekit.templates import template_fields
 from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
@@ -35,48 +34,6 @@ class _Typed(BaseModel):
     """What every part of a recipe shares: immutable, and no key that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _check_validation(value: Any) -> Any:
-    """A share from 0 to below 1, or text: a file or a slice."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(
-            "expected a share from 0 to below 1, a file, or a slice such as train[90%:]"
-        )
-    return float(value)
-
-
-class MessageTemplate(_Typed):
-    """One turn of a conversation, its content a template."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class DataSource(_Typed):
-    """One of several sources of training rows.
-
-    Attributes:
-        path: Files, or one Hub data set id or directory.
-        weight: Relative share of this source among the training rows.
-        rename: A column's name in this source, to the name that the templates use.
-    """
-
-    path: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    subset: str | None = None
-    split: str = "train"
-    rename: dict[str, str] = {}
-
-
-def _as_sources(value: Any) -> Any:
-    return (value,) if isinstance(value, str | dict) else value
 
 
 def _check_class_weights(value: Any) -> Any:
@@ -92,130 +49,6 @@ def _check_class_weights(value: Any) -> Any:
         if not is_number or not 0 < weight < float("inf"):
             raise ValueError(f"{label}: expected a number over 0, got {weight!r}")
     return {label: float(weight) for label, weight in value.items()}
-
-
-def _check_function(value: str | None) -> str | None:
-    path, colon, function = (value or "").rpartition(":")
-    if value is not None and not (colon and path.endswith(".py") and function.isidentifier()):
-        raise ValueError("expected path/to/file.py:function")
-    return value
-
-
-class DataRecipe(_Typed):
-    """Where the rows are and how a row becomes text.
-
-    Attributes:
-        train: Files (csv, tsv, json, jsonl, parquet), or one Hub data set id or directory; or
-            several sources, each with its own slice, columns and weight.
-        subset: The Hub data set's configuration, where it has several.
-        split: Hugging Face slicing, such as ``train[:4096]`` or ``train[:10%]``.
-        validation: A share of the training rows, a file, or a slice; 0 for none.
-        test: A file or slice that is scored once, at the end.
-        stratify: Column whose values keep their shares in validation; a classification
-            stratifies by its label unless told otherwise.
-        group: Column whose values are never shared between training and validation.
-        prompt: Template of what the model reads.
-        completion: Template of what it learns to write.
-        messages: Instead of both: the column that holds ``[{role, content}, …]``, or a list
-            of such turns with templates.
-        text_template: Instead of all: one text, learnt as a whole.
-        system: System message for ``messages`` that have none.
-        max_length: In tokens; longer rows are left out and counted, never cut.
-        packing: Put several sequences into one row of at most ``max_length`` tokens; none
-            attends to another.
-        augment: ``path/to/file.py:function``: training rows in, training rows out.
-    """
-
-    train: Annotated[
-        tuple[str | DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)
-    ]
-    subset: str | None = None
-    split: str = "train"
-    validation: Annotated[float | str | None, BeforeValidator(_check_validation)] = 0.15
-    test: str | None = None
-    stratify: str | None = None
-    group: str | None = None
-    prompt: str | None = None
-    completion: str | None = None
-    messages: str | tuple[MessageTemplate, ...] | None = None
-    text_template: str | None = None
-    system: str | None = None
-    max_length: int = Field(default=512, ge=8)
-    packing: bool = False
-    augment: Annotated[str | None, AfterValidator(_check_function)] = None
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What ``train`` names where it names no sections."""
-        return tuple(source for source in self.train if isinstance(source, str))
-
-    @property
-    def sources(self) -> tuple[DataSource, ...]:
-        """The sections of ``train``; none where it names files only."""
-        return tuple(source for source in self.train if isinstance(source, DataSource))
-
-    @model_validator(mode="after")
-    def _sources_go_together(self) -> Self:
-        problems = []
-        if self.sources and self.files:
-            problems.append("train: write every source as a section (path: …), or none")
-        weights = [source.weight is not None for source in self.sources]
-        if any(weights) and not all(weights):
-            problems.append("train: give every source a weight, or none")
-        if any(weights) and self.augment is not None:
-            problems.append("augment: not with weights, which it would have to keep")
-        if self.sources:
-            problems += [
-                f"{key}: goes into each source of train"
-                for key in ("split", "subset")
-                if key in self.model_fields_set
-            ]
-            problems += [
-                f"{key}: with several sources give a file, got {value!r}"
-                for key, value in (("validation", self.validation), ("test", self.test))
-                if isinstance(value, str) and not Path(value).suffix
-            ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    @field_validator("prompt", "completion", "text_template")
-    @classmethod
-    def _parses(cls, template: str | None) -> str | None:
-        return _checked_template(template)
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> Self:
-        shapes = [
-            name
-            for name in ("prompt", "messages", "text_template")
-            if getattr(self, name) is not None
-        ]
-        if len(shapes) != 1:
-            given = f", got {' and '.join(shapes)}" if shapes else ""
-            raise ValueError(f"give one of prompt + completion, messages, or text_template{given}")
-        if (self.prompt is None) != (self.completion is None):
-            lacking = "prompt" if self.prompt is None else "completion"
-            raise ValueError(f"prompt and completion go together, {lacking} is missing")
-        if self.system is not None and self.messages is None:
-            raise ValueError("system goes with messages; put it into the prompt template instead")
-        if isinstance(self.messages, tuple):
-            for message in self.messages:
-                _checked_template(message.content)
-            if not self.messages or self.messages[-1].role != "assistant":
-                raise ValueError(
-                    "messages should end with an assistant turn, what the model learns"
-                )
-        return self
-
-
-def _checked_template(template: str | None) -> str | None:
-    if template is not None:
-        try:
-            template_fields(template)
-        except RecipeError as err:
-            raise ValueError(f"{err.what}. {err.hint}") from err
-    return template
 
 
 class TrainRecipe(_Typed):
@@ -317,7 +150,7 @@ class AdapterSource(_Typed):
     @field_validator("prompt")
     @classmethod
     def _parses(cls, template: str | None) -> str | None:
-        return _checked_template(template)
+        return checked_template(template)
 
     def path_for(self, target: str) -> Path:
         """The PEFT directory for a target."""
@@ -342,7 +175,7 @@ class BundleRecipe(_Typed):
     version: str = "0.1.0"
     base: str | None = None
     base_onnx: Path | None = None
-    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("cpu",)
+    targets: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("cpu",)
     adapters: dict[str, AdapterSource] = {}
     output: Path
     quantization: str | None = None

@@ -67,9 +67,10 @@ def user_code(reference: str, key: str) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as err:  # somebody else's code may raise anything
-        frame = traceback.extract_tb(err.__traceback__)[-1]
-        own = [f for f in traceback.extract_tb(err.__traceback__) if f.filename in reference]
-        frame = own[-1] if own else frame
+        frames = traceback.extract_tb(err.__traceback__)
+        file = Path(reference.rpartition(":")[0]).resolve()
+        own = [frame for frame in frames if Path(frame.filename).resolve() == file]
+        frame = own[-1] if own else frames[-1]
         place = f"{frame.filename}:{frame.lineno}"
         if isinstance(err, SyntaxError):
             place = f"{err.filename}:{err.lineno}"

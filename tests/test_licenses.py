@@ -1,5 +1,6 @@
 """A base's licence: read from the model card or the GGUF's metadata, its limits in a line each."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,41 @@ def test_the_metadata_of_a_gguf(tmp_path: Path) -> None:
     found = read_license(tmp_path)
     assert (found.id, found.link) == ("gemma", "https://ai.google.dev/gemma/terms")
     assert found.limits
+
+
+@pytest.mark.parametrize(
+    ("front", "own", "expected"),
+    [
+        ("license: other\nlicense_name: acme-non-commercial\nlicense_link: https://a.example", None,
+         ("other", "acme-non-commercial", "https://a.example")),
+        ("license: gemma", "apache-2.0", ("gemma", None, None)),
+        ("license: mit", "apache-2.0", ("apache-2.0", None, None)),
+        ("license: mit", None, ("mit", None, None)),
+        ("language: en", "apache-2.0", ("apache-2.0", None, None)),
+    ],
+)  # fmt: skip
+def test_what_is_made_from_a_base_keeps_its_limits(
+    front: str,
+    own: str | None,
+    expected: tuple[str | None, ...],
+    tiny_base: Path,
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from edgekit.base_files import write_base_files
+    from edgekit.bases import resolve_base
+
+    origin = tmp_path / "origin"
+    shutil.copytree(tiny_base, origin)
+    card(origin, front)
+    model = AutoModelForCausalLM.from_pretrained(origin)
+    base = resolve_base(str(origin))
+    write_base_files(tmp_path / "made", model, base, license=own, how="Made by a test.")
+    found = read_license(tmp_path / "made")
+    assert (found.id, found.name, found.link) == expected
+    if found.id == base.license:
+        assert found.limits == read_license(origin).limits
 
 
 @pytest.mark.real

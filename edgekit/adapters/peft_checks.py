@@ -25,7 +25,7 @@ _HARMLESS = {
 # Initializations that subtract something from the base: their A and B fit the changed base only.
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _WAYS_OUT = {
-    "use_dora": "DoRA rescales the merged weight's columns; a LoRA socket cannot express it "
+    "use_dora": "DoRA rescales the rows of the merged weight; a LoRA socket cannot express it "
     "exactly. Make a base of its own of it: edgekit merge, then build --base.",
     "modules_to_save": "whole retrained modules do not fit a socket. Make a base of its own of "
     "it: edgekit merge, then build --base.",

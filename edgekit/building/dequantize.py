@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ class PackedWeight:
     def n_rows(self) -> int:
         """Output features."""
         return len(self.codes)
+
+    @property
+    def block_size(self) -> int:
+        """Inputs that share a scale."""
+        return int(self.codes.shape[-1]) * 8 // self.bits
 
     @property
     def n_bytes(self) -> int:
@@ -141,17 +147,25 @@ def quantization_fingerprint(weights: Mapping[str, Sequence[PackedWeight]]) -> s
     """
     digest = hashlib.sha256()
     for name, parts in sorted(weights.items()):
-        for part in parts:
-            codes = _unpack(part.codes, part.bits)
-            kind = [part.n_rows, part.columns, part.bits, codes.shape[-1]]
-            digest.update(json.dumps([name, *kind]).encode())
-            zeros = _zero_points(part.zero_points, part.bits, (*part.scales.shape, 1))
-            with np.errstate(over="ignore"):
-                scales = np.where((codes == zeros).all(-1), 0, part.scales).astype("<f2")
-            stored = np.broadcast_to(np.asarray(zeros, "<f4"), (*part.scales.shape, 1))
-            for array in (part.codes, scales, stored):
-                digest.update(array.tobytes())
+        # A weight in several parts counts as the whole, unless its parts are quantized unlike.
+        for kind, group in groupby(parts, lambda one: (one.columns, one.bits, one.block_size)):
+            alike = list(group)
+            n_rows = sum(part.n_rows for part in alike)
+            digest.update(json.dumps([name, n_rows, *kind]).encode())
+            for arrays in zip(*map(_numbers_of, alike), strict=True):
+                for array in arrays:
+                    digest.update(array.tobytes())
     return "sha256:" + digest.hexdigest()
+
+
+def _numbers_of(part: PackedWeight) -> tuple[npt.NDArray[Any], ...]:
+    """Codes, scales and zero points as a fingerprint counts them."""
+    codes = _unpack(part.codes, part.bits)
+    zeros = _zero_points(part.zero_points, part.bits, (*part.scales.shape, 1))
+    with np.errstate(over="ignore"):
+        scales = np.where((codes == zeros).all(-1), 0, part.scales).astype("<f2")
+    stored = np.broadcast_to(np.asarray(zeros, "<f4"), (*part.scales.shape, 1))
+    return part.codes, scales, stored
 
 
 def _stacked(parts: list[QuantizedWeight]) -> QuantizedWeight:

@@ -2,17 +2,62 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgekit.errors import DataError
 from edgekit.evaluating.rows import AnsweredRow, AskedRow, key_of
 from edgekit.evaluating.subjects import Subject
-from edgekit.evaluating.windows import nll_by_windows
+from edgekit.evaluating.windows import check_window, nll_by_windows
 from edgekit.training.examples import Example
 from edgekit.training.tokens import Question
 
+Method = Literal["generate", "labels", "classify", "few-shot", "tfidf", "perplexity"]
+LABEL_METHODS = ("labels", "classify")
 OnProgress = Callable[[int, int], None]
 _SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How a subject's answers are had.
+
+    Attributes:
+        completions: What is chosen from, where labels are scored.
+        max_new_tokens: Limit of an answer that is generated.
+        stop: Text that ends one.
+        is_measured: Whether the references' likelihood is measured beside generated answers.
+        window: For ``perplexity``: tokens read at once; the context by default.
+        stride: For ``perplexity``: tokens that the next window is further on.
+    """
+
+    method: Method
+    completions: tuple[str, ...]
+    max_new_tokens: int
+    stop: str | None
+    is_measured: bool
+    window: int | None
+    stride: int | None
+
+
+def answer_rows(
+    subject: Subject, rows: Sequence[AskedRow], way: Way, on_progress: OnProgress
+) -> list[AnsweredRow]:
+    """Have a subject answer rows, by any method that takes a language model.
+
+    Raises:
+        RecipeError: If the windows do not fit the subject's context.
+        DataError: If rows are only read, and none has a second token.
+    """
+    if way.method == "perplexity":
+        size, step = check_window(way.window, way.stride, subject.max_length)
+        return read_texts(subject, rows, size, step, on_progress)
+    if way.method == "labels":
+        return choose_labels(subject, rows, way.completions, on_progress)
+    if way.method == "classify":
+        return classify_rows(subject, rows, way.completions, on_progress)
+    answered = generate_answers(subject, rows, way.max_new_tokens, way.stop, on_progress)
+    return with_likelihoods(subject, rows, answered) if way.is_measured else answered
 
 
 def generate_answers(

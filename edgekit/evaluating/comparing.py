@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, first_of
 from edgekit.evaluating.measuring import Measured, value_of
 from edgekit.evaluating.rows import AnsweredRow
-from edgekit.evaluating.sampling import Interval, interval_of, sampled_scores
+from edgekit.evaluating.sampling import Interval, interval_of, sampled_differences
 
 _HINT = "Write one with: edgekit eval … --output FILE."
 _HIT_METRICS = frozenset({"accuracy", "exact_match"})
@@ -84,7 +84,9 @@ def read_run(path: Path) -> OtherRun:
         if (problem := _row_problem(row))
     ]
     if problems:
-        raise DataError(f"{path} is no result of edgekit eval", problems=problems[:10], hint=_HINT)
+        raise DataError(
+            f"{path} is no result of edgekit eval", problems=first_of(problems), hint=_HINT
+        )
     parts = [value.get(key) for key in ("subject", "adapter", "method")]
     return OtherRun(
         path=str(path),
@@ -135,21 +137,18 @@ def compare(
     """
     n_rows = len(rows)
     shared = [name for name in measured if name in others]
-    samples = sampled_scores({name: measured[name] for name in shared}, n_rows)
-    other_samples = sampled_scores({name: others[name] for name in shared}, n_rows)
+    samples = sampled_differences({name: measured[name] for name in shared}, others, n_rows)
     hits = _hits(rows), _hits(other.rows)
     found = {}
     for name in shared:
         mine, theirs = value_of(measured[name], n_rows), value_of(others[name], n_rows)
-        with np.errstate(invalid="ignore"):  # infinite perplexity less infinite perplexity
-            differences = samples[name] - other_samples[name]
         is_hit_metric = name in _HIT_METRICS
         found[name] = PairedDifference(
             score=mine,
             other=theirs,
             difference=mine - theirs,
-            interval=interval_of(differences, confidence),
-            p_value=mcnemar(*hits) if is_hit_metric else _sign_share(differences),
+            interval=interval_of(samples[name], confidence),
+            p_value=mcnemar(*hits) if is_hit_metric else _sign_share(samples[name]),
             test="mcnemar" if is_hit_metric else "bootstrap",
         )
     return Comparison(path=other.path, other=other.name, metrics=found)

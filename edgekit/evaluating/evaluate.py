@@ -4,20 +4,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgekit.errors import RecipeError
 from edgekit.evaluating.answers import (
-    choose_labels,
-    classify_rows,
-    generate_answers,
-    read_texts,
+    LABEL_METHODS,
+    Method,
+    Way,
+    answer_rows,
     tfidf_answers,
-    with_likelihoods,
     with_shots,
 )
 from edgekit.evaluating.class_metrics import confusion_of
-from edgekit.evaluating.comparing import compare, read_run, refuse_other_rows
+from edgekit.evaluating.comparing import OtherRun, compare, read_run, refuse_other_rows
 from edgekit.evaluating.measuring import Measured, summed, value_of
 from edgekit.evaluating.metrics import (
     check_metrics,
@@ -35,16 +34,13 @@ from edgekit.evaluating.recorded import (
     recorded_task,
 )
 from edgekit.evaluating.report import EvaluationReport, wrong_rows
-from edgekit.evaluating.rows import AnsweredRow, AskedRow, ask, key_of
+from edgekit.evaluating.rows import AnsweredRow, ask, key_of
 from edgekit.evaluating.sampling import check_confidence, intervals_of
 from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
-from edgekit.evaluating.windows import check_window
 from edgekit.method_recipes import target_of
 from edgekit.quiet import quiet_libraries
 from edgekit.targets import load_target
 
-Method = Literal["generate", "labels", "classify", "few-shot", "tfidf", "perplexity"]
-_LABEL_METHODS = ("labels", "classify")
 _DEFAULT_MAX_NEW_TOKENS = 64
 
 
@@ -117,43 +113,39 @@ def evaluate(
     if method in {"few-shot", "tfidf"} and not known:
         raise RecipeError(f"method '{method}' needs training rows", hint="Give --train FILE.")
     labels = label_set(recorded, known)
-    chosen = label_completions(recorded, labels) if method in _LABEL_METHODS else ()
     weights = base_weights(weights, recorded) if bundle is None else None
-
-    def answers_of(subject: Subject, rows: list[AskedRow]) -> list[AnsweredRow]:
-        if method == "perplexity":
-            size, step = check_window(window, stride, subject.max_length)
-            return read_texts(subject, rows, size, step, on_progress)
-        if method == "labels":
-            return choose_labels(subject, rows, chosen, on_progress)
-        if method == "classify":
-            return classify_rows(subject, rows, chosen, on_progress)
-        most = max_new_tokens or recorded.get("max_new_tokens") or _DEFAULT_MAX_NEW_TOKENS
-        end = stop or ("\n" if method == "few-shot" else None)
-        answered = generate_answers(subject, rows, most, end, on_progress)
-        is_measured = perplexity and method == "generate"
-        return with_likelihoods(subject, rows, answered) if is_measured else answered
-
+    way = Way(
+        method=method,
+        completions=label_completions(recorded, labels) if method in LABEL_METHODS else (),
+        max_new_tokens=max_new_tokens or recorded.get("max_new_tokens") or _DEFAULT_MAX_NEW_TOKENS,
+        stop=stop or ("\n" if method == "few-shot" else None),
+        is_measured=perplexity and method == "generate",
+        window=window,
+        stride=stride,
+    )
+    losses: dict[str, float] = {}
     with quiet_libraries():
-        losses: dict[str, float] = {}
         if method == "tfidf":
-            if rival:
-                refuse_other_rows(rival, [(i, key_of(e)) for i, e in enumerate(examples, 1)])
+            _refuse_other_rows(rival, [(i, key_of(e)) for i, e in enumerate(examples, 1)])
             rows, n_too_long = tfidf_answers(known, examples), 0
         else:
             shown = with_shots(examples, known, shots) if method == "few-shot" else None
+            is_read = method == "perplexity"
             with _open(bundle, base, adapter, target, weights) as subject:
-                is_read = method == "perplexity"
                 asked, n_too_long = ask(examples, subject, data, shown=shown, is_only_read=is_read)
-                if rival:
-                    refuse_other_rows(rival, [(row.number, row.key) for row in asked])
-                rows = answers_of(subject, asked)
-            if method == "generate" and perplexity and weights is not None:
+                _refuse_other_rows(rival, [(row.number, row.key) for row in asked])
+                rows = answer_rows(subject, asked, way, on_progress)
+            if way.is_measured and weights is not None:
                 with _open(None, base, adapter, None, None) as plain:
                     nll, n_tokens = plain.nll([one for row in asked for one in row.sequences])
                 losses = {weights: _loss_of(rows), FLOAT_WEIGHTS: nll / n_tokens}
     measured = _measure(names, rows, labels)
     is_classification = labels is not None or recorded.get("task") == "classification"
+    has_confusion = is_classification and method != "perplexity"
+    comparison = None
+    if rival:
+        others = _measure(names, rival.rows, labels)
+        comparison = compare(measured, others, rows, rival, confidence)
     return EvaluationReport(
         subject="tfidf" if method == "tfidf" else _subject_name(bundle, base, weights),
         adapter=None if method == "tfidf" else adapter,
@@ -165,16 +157,17 @@ def evaluate(
         losses=losses,
         confidence=confidence,
         intervals=intervals_of(measured, len(rows), confidence),
-        confusion=confusion_of(*_texts(rows), labels)
-        if is_classification and method != "perplexity"
-        else None,
+        confusion=confusion_of(*_texts(rows), labels) if has_confusion else None,
         seconds=time.perf_counter() - started,
         wrong=wrong_rows(rows),
         rows=tuple(rows),
-        comparison=compare(measured, _measure(names, rival.rows, labels), rows, rival, confidence)
-        if rival
-        else None,
+        comparison=comparison,
     )
+
+
+def _refuse_other_rows(rival: OtherRun | None, rows: Sequence[tuple[int, str]]) -> None:
+    if rival is not None:
+        refuse_other_rows(rival, rows)
 
 
 def _metric_names(

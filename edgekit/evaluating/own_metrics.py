@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from math import nan
 from numbers import Real
 from typing import Any
 
@@ -34,7 +35,7 @@ class OwnMetric:
 
     It returns one number for all rows, or a sequence of one number a row, whose mean is the
     score. Numbers a row make intervals quick: one number for all rows is asked for again of
-    every sample.
+    every sample, and there is no interval where a sample has none.
     """
 
     found: UserObject
@@ -54,7 +55,7 @@ class OwnMetric:
         value = self._ask(predictions, references)
         if isinstance(value, Real):
             _refuse_not_finite(self.found.reference, [value])
-            return self._asked_again(predictions, references)
+            return self._asked_again(predictions, references, float(value))
         rows = _numbers(value)
         if rows is None or len(rows) != len(references):
             raise RecipeError(
@@ -67,20 +68,27 @@ class OwnMetric:
 
     def _ask(self, predictions: Sequence[str], references: Sequence[str]) -> object:
         with user_code(self.found.reference, _KEY):
-            return self.found.value(list(predictions), list(references))
+            value: object = self.found.value(list(predictions), list(references))
+        return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
-    def _asked_again(self, predictions: Sequence[str], references: Sequence[str]) -> Measured:
-        def measure(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-            values = []
-            for sample in counts:
-                rows = np.repeat(np.arange(len(sample)), sample).tolist()
-                value: Any = self._ask(
+    def _asked_again(
+        self, predictions: Sequence[str], references: Sequence[str], whole: float
+    ) -> Measured:
+        """Score samples one by one; one that it fails on, where all rows went well, has none."""
+
+        def score(sample: NDArray[np.int64]) -> float:
+            if (sample == 1).all():
+                return whole
+            rows = np.repeat(np.arange(len(sample)), sample).tolist()
+            try:
+                value = self._ask(
                     [predictions[row] for row in rows], [references[row] for row in rows]
                 )
-                values.append(float(value))
-            return np.array(values)
+            except RecipeError:
+                return nan
+            return float(value) if isinstance(value, Real) else nan
 
-        return measure
+        return lambda counts: np.array([score(sample) for sample in counts])
 
 
 def own_metric(name: str) -> OwnMetric:

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, first_of
 from edgekit.evaluating.rating_sheet import RATINGS, Key
 from edgekit.evaluating.sampling import Interval, check_confidence
-
-_MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,9 +133,7 @@ def _read_ratings(path: Path, key: Key) -> dict[int, str]:
         elif rating := _text(row, "rating").lower():
             found[int(_text(row, "number"))] = rating
     if problems:
-        more = len(problems) - _MAX_PROBLEMS
-        shown = problems[:_MAX_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
-        raise DataError(f"{path} has ratings that cannot be read", problems=shown)
+        raise DataError(f"{path} has ratings that cannot be read", problems=first_of(problems))
     return found
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.adapters.peft_dir import RECORD_FILE
+from edgekit.data_recipe import DataRecipe
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import NF4, TARGET_WEIGHTS, target_of
-from edgekit.recipes import DataRecipe, parse_recipe
+from edgekit.recipes import parse_recipe
 from edgekit.training.examples import Example, examples_of
 from edgekit.training.tables import read_table
 from edgekit_runtime import Bundle
+from edgekit_runtime.classifying import completions_of
 
 FLOAT_WEIGHTS = "float"
 _SHAPE_KEYS = ("prompt", "completion", "messages", "text_template", "system")
@@ -71,8 +73,7 @@ def label_completions(recorded: Mapping[str, Any], labels: Sequence[str] | None)
             f"scoring labels needs at least two of them, got only {labels[0]!r}",
             hint="Every answer would be right.",
         )
-    space = " " if str(recorded.get("completion") or "").startswith(" ") else ""
-    return tuple(space + label for label in labels)
+    return tuple(completions_of(labels, recorded.get("completion")))
 
 
 def base_weights(given: str | None, recorded: Mapping[str, Any]) -> str | None:

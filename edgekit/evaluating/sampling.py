@@ -51,6 +51,17 @@ def sampled_scores(measured: Mapping[str, Measured], n_rows: int) -> dict[str, N
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
+def sampled_differences(
+    measured: Mapping[str, Measured], others: Mapping[str, Measured], n_rows: int
+) -> dict[str, NDArray[np.float64]]:
+    """One run's scores less another's, over the same samples of the same rows."""
+    mine, theirs = (
+        sampled_scores({name: run[name] for name in measured}, n_rows) for run in (measured, others)
+    )
+    with np.errstate(invalid="ignore"):  # infinite perplexity less infinite perplexity
+        return {name: mine[name] - theirs[name] for name in measured}
+
+
 def interval_of(values: NDArray[np.float64], confidence: float) -> Interval | None:
     """The percentile interval of a sampled score."""
     if not np.isfinite(values).all():

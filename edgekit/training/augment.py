@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.errors import DataError
-from edgekit.training.tables import MAX_PROBLEMS, Row
+from edgekit.errors import DataError, first_of
+from edgekit.training.tables import Row
 from edgekit.user_code import load_user_object, user_code
 
 _GROUP = "edgekit.augmentations"
@@ -38,9 +38,7 @@ def _checked(reference: str, made: Any) -> tuple[Row, ...]:
         if not isinstance(row, dict) or not all(isinstance(key, str) for key in row)
     ]
     if problems:
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
-        raise DataError(f"{_KEY}: {reference} returned what is no row", problems=shown)
+        raise DataError(f"{_KEY}: {reference} returned what is no row", problems=first_of(problems))
     if not made:
         raise DataError(f"{_KEY}: {reference} returned no rows")
     return tuple(made)

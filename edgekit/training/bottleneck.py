@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgekit.errors import PeftAdapterError
 from edgekit.method_recipes import BottleneckRecipe
+from edgekit.typed_files import problems_of
 
 PEFT_TYPE = "BOTTLENECK"
 _BEHIND = ("o_proj", "down_proj")  # what ends attention and MLP, in every family of `build`
@@ -89,8 +91,14 @@ def load_bottlenecks(model: Any, directory: Path) -> None:
         PeftAdapterError: If they do not fit it.
     """
     config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    values = {key: config.get(key) for key in BottleneckRecipe.model_fields}
-    add_bottlenecks(model, BottleneckRecipe.model_validate(values))
+    values = {key: config[key] for key in BottleneckRecipe.model_fields if key in config}
+    try:
+        add_bottlenecks(model, BottleneckRecipe.model_validate(values))
+    except ValidationError as err:
+        raise PeftAdapterError(
+            f"the bottlenecks in '{directory}' cannot be used",
+            problems=problems_of(err, BottleneckRecipe),
+        ) from err
     stored = load_file(directory / "adapter_model.safetensors")
     own = dict(_parameters(model))
     problems = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgekit.recipes import DataRecipe
+from edgekit.data_recipe import DataRecipe
 from edgekit.templates import field_text, template_fields
 from edgekit_runtime.templates import template_pieces
 

@@ -14,6 +14,7 @@ from edgekit.quantizing.options import as_texts
 from edgekit.targets import TargetProfile
 from edgekit.training.argument_checks import has_fast_bf16
 from edgekit.training.arguments import lora_config
+from edgekit.training.checkpoint import files_of, read_tensor
 from edgekit.training.events import Message, OnEvent
 from edgekit.training.nf4 import nf4_options
 from edgekit.training.prepare import Prepared
@@ -166,10 +167,10 @@ def _start_from_rounding(adapted: Any, base: Path) -> None:
     """
     import torch
 
-    originals = dict(_weights_of(base))
+    files = files_of(base)
     for name, layer in _lora_layers(adapted):
         device_weight = layer.get_base_layer().weight
-        lost = originals[name]().to(device_weight) - device_weight.detach()
+        lost = read_tensor(files, name).to(device_weight) - device_weight.detach()
         u, s, v = torch.linalg.svd(lost.float(), full_matrices=False)
         r, scaling = layer.r["default"], layer.scaling["default"]
         root = (s[:r] / scaling).sqrt()
@@ -184,20 +185,3 @@ def _lora_layers(adapted: Any) -> Iterator[tuple[str, Any]]:
     for name, module in adapted.get_base_model().named_modules():
         if isinstance(module, Linear):
             yield f"{name}.weight", module
-
-
-def _weights_of(base: Path) -> Iterator[tuple[str, Any]]:
-    """Every weight's name, and a function that reads it."""
-    from safetensors import safe_open
-
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # it is no mapping
-                yield name, lambda file=file, name=name: _read(file, name)
-
-
-def _read(file: Path, name: str) -> Any:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)

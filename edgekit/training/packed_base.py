@@ -14,9 +14,8 @@ import torch
 
 from edgekit.building.dequantize import PackedWeight
 from edgekit.errors import RecipeError
+from edgekit.training.checkpoint import HEAD, TABLE, files_of, read_tensor, stored_name
 from edgekit.training.packed_linear import PackedEmbedding, PackedLinear, PackedRows
-
-_HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def load_packed(
@@ -41,8 +40,8 @@ def load_packed(
     if (base / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(base)
     rows = {name: [PackedRows(part) for part in parts] for name, parts in weights.items()}
-    if _is_same(weights.get(_HEAD, ()), weights.get(_TABLE, ())):
-        rows[_HEAD] = rows[_TABLE]
+    if _is_same(weights.get(HEAD, ()), weights.get(TABLE, ())):
+        rows[HEAD] = rows[TABLE]
     for name, parts in rows.items():
         _put_packed(model, name.removesuffix(".weight"), parts)
     _load_the_rest(model, base, dtype)
@@ -57,14 +56,14 @@ def on_float_weights(model: Any, base: Path) -> Iterator[None]:
         model: Of :func:`load_packed`, or the PeftModel around one.
         base: What it was loaded from.
     """
-    files = _files_of(base)
+    files = files_of(base)
     changed: list[Any] = []
     try:
         for path, module in model.named_modules():
             if not isinstance(module, PackedLinear | PackedEmbedding):
                 continue
             name = path.removeprefix("base_model.model.").replace(".base_layer", "") + ".weight"
-            rows = _FileRows(files, name if name in files else _TABLE, like=module)
+            rows = _FileRows(files, stored_name(files, name), like=module)
             module.instead = [rows] if isinstance(module, PackedLinear) else rows
             changed.append(module)
         yield
@@ -119,32 +118,16 @@ def _put_packed(model: Any, path: str, parts: Sequence[PackedRows]) -> None:
 
 def _load_the_rest(model: Any, base: Path, dtype: torch.dtype) -> None:
     """Give every parameter that is still without memory its value."""
-    from safetensors import safe_open
-
-    files = _files_of(base)
+    files = files_of(base)
     lacking = []
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if not parameter.is_meta:
             continue
-        # A head that shares the embedding's weight is not in the checkpoint.
-        stored = name if name in files else (_TABLE if name == _HEAD else name)
-        if stored not in files:
+        if stored_name(files, name) not in files:
             lacking.append(f"{name}: not in the checkpoint")
             continue
-        with safe_open(files[stored], framework="pt") as opened:
-            value = opened.get_tensor(stored).to(dtype)
+        value = read_tensor(files, name).to(dtype)
         path, _, last = name.rpartition(".")
         setattr(model.get_submodule(path), last, torch.nn.Parameter(value, requires_grad=False))
     if lacking:
         raise RecipeError(f"base '{base.name}' cannot be loaded", problems=lacking)
-
-
-def _files_of(base: Path) -> dict[str, Path]:
-    """The file of every tensor of a checkpoint."""
-    from safetensors import safe_open
-
-    found: dict[str, Path] = {}
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
-    return found

@@ -1,14 +1,75 @@
-"""Which rows are held out by group, and in which shares sources are mixed."""
+"""Which rows are held out, by share or by group, and in which shares sources are mixed."""
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.data_recipe import DataRecipe
 from edgekit.errors import DataError
 
 if TYPE_CHECKING:
     from edgekit.training.examples import Example
+
+
+def split_examples(
+    examples: Sequence["Example"], data: DataRecipe, seed: int, warnings: list[str]
+) -> tuple[list["Example"], list["Example"]]:
+    """Take a share for validation; each stratum keeps its share, a single row stays in training.
+
+    Args:
+        examples: All rows.
+        data: Its ``validation`` is the share, its ``group`` says what stays together.
+        seed: Of the choice.
+        warnings: Are added to.
+
+    Returns:
+        Training and validation, in the order of the rows.
+    """
+    share = data.validation if isinstance(data.validation, float) else 0.0
+    if not share:
+        return list(examples), []
+    if len(examples) < 2:
+        warnings.append("one row is too few for validation: training without it")
+        return list(examples), []
+    if data.group is not None:
+        return split_by_group(examples, share, seed)
+    strata: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        strata.setdefault(example.stratum, []).append(index)
+    rng = random.Random(seed)
+    for indices in strata.values():
+        rng.shuffle(indices)
+    single = [name for name, indices in strata.items() if len(indices) == 1]
+    if single:
+        shown = ", ".join(map(repr, sorted(single)[:10])) + (" …" if len(single) > 10 else "")
+        warnings.append(f"{len(single)} with a single row, kept in training only: {shown}")
+    chosen = {
+        index for name, count in _quotas(strata, share).items() for index in strata[name][:count]
+    }
+    train = [example for index, example in enumerate(examples) if index not in chosen]
+    return train, [examples[index] for index in sorted(chosen)]
+
+
+def _quotas(strata: dict[str, list[int]], share: float) -> dict[str, int]:
+    """How many rows each stratum gives: largest remainders, and one always stays."""
+    exact = {name: len(indices) * share for name, indices in strata.items()}
+    quotas = {name: min(int(value), len(strata[name]) - 1) for name, value in exact.items()}
+    wanted = max(1, round(sum(exact.values())))
+    by_remainder = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
+    for name in by_remainder:
+        if sum(quotas.values()) < wanted and quotas[name] + 1 < len(strata[name]):
+            quotas[name] += 1
+    return quotas
+
+
+def keep_labels_in_train(
+    train: list["Example"], validation: list["Example"]
+) -> tuple[list["Example"], list["Example"]]:
+    """A share that is not stratified by label may draw a label's only row: put that one back."""
+    known = {example.completion for example in train}
+    lonely = [example for example in validation if example.completion not in known]
+    return [*train, *lonely], [example for example in validation if example.completion in known]
 
 
 def split_by_group(

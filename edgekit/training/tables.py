@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, first_of
 from edgekit_runtime.errors import nearest
 
-MAX_PROBLEMS = 20
 _MAX_FIELD_CHARS = 2**31 - 1
 
 Row = dict[str, Any]
@@ -89,9 +88,7 @@ def _checked(source: str, numbered: _Numbered) -> Table:
             rows.append(row)
             places.append(f"{source}:{line}")
     if problems:
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
-        raise DataError(f"{source} has {len(problems)} malformed rows", problems=shown)
+        raise DataError(f"{source} has {len(problems)} malformed rows", problems=first_of(problems))
     if not rows:
         raise DataError(f"{source} has no rows")
     columns = tuple(dict.fromkeys(key for row in rows for key in row))

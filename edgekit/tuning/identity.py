@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundling.write import replace_file
 from edgekit.errors import RecipeError
 from edgekit.tuning.loading import Search
 from edgekit.typed_files import show_value
@@ -89,9 +90,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 def write_identity(output: Path, identity: Mapping[str, Any]) -> None:
     """Record what a search was begun with."""
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".{SEARCH_RECORD}"
-    partial.write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
-    partial.replace(output / SEARCH_RECORD)
+    replace_file(output / SEARCH_RECORD, (json.dumps(dict(identity), indent=2) + "\n").encode())
 
 
 def shown_url(url: str) -> str:

@@ -8,11 +8,15 @@ from typing import Any
 
 import yaml
 
+from edgekit.bundling.write import replace_file
 from edgekit.tuning.comparing import Comparison
 from edgekit.tuning.loading import Search
 from edgekit.tuning.space import with_values
 
 REPORT, MARKDOWN, BEST_RECIPE = "search_report.json", "search_report.md", "best.yaml"
+_BEST_RECIPE_SAYS = (
+    "# The winner's values; `edgekit train` with this trains on all of the recipe's rows."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,20 +94,11 @@ def write_report(search: Search, report: SearchReport, pictures: Sequence[str]) 
         pictures: Files beside the report.
     """
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    _replace(search.output / REPORT, text)
-    _replace(search.output / MARKDOWN, _markdown(search, report, pictures))
+    replace_file(search.output / REPORT, text.encode())
+    replace_file(search.output / MARKDOWN, _markdown(search, report, pictures).encode())
     recipe = with_values(search.recipe_values, report.values)
-    _replace(
-        search.output / BEST_RECIPE,
-        "# The winner's values; `edgekit train` with this trains on all of the recipe's rows.\n"
-        + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
-    )
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    typed = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    replace_file(search.output / BEST_RECIPE, f"{_BEST_RECIPE_SAYS}\n{typed}".encode())
 
 
 def shown(value: Any) -> str:
@@ -124,12 +119,13 @@ def verdict(report: SearchReport) -> str:
     figures = (
         f"{first.metric} {shown(first.winner)} against {shown(first.defaults)} on {first.n_rows} "
         f"rows that no trial saw; difference {first.difference:+.4g}, "
-        f"{first.confidence:.0%} interval {first.low:+.4g} to {first.high:+.4g}"
+        f"{first.confidence:.0%} interval {_interval(first)}"
     )
     if first.is_better:
         return f"The winner beats the recipe's own values: {figures}."
     is_up = report.objectives[first.metric] == "maximize"
-    if (first.high < 0) if is_up else (first.low > 0):
+    nearest = first.high if is_up else first.low
+    if nearest is not None and (nearest < 0 if is_up else nearest > 0):
         return f"The winner is worse than the recipe's own values: {figures}."
     return f"The winner is not proven better than the recipe's own values: {figures}."
 
@@ -191,7 +187,7 @@ def _default_values(search: Search) -> list[Any]:
 
 
 def _interval(one: Comparison) -> str:
-    return f"{one.low:+.4g} to {one.high:+.4g}"
+    return "unknown" if one.low is None else f"{one.low:+.4g} to {one.high:+.4g}"
 
 
 def _trials(report: SearchReport) -> list[str]:

@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit.bundling.write import replace_file
 from edgekit.errors import DataError
 from edgekit.recipes import TrainRecipe
-from edgekit.training.examples import (
-    Example,
-    keep_labels_in_train,
-    load_examples,
-    split_examples,
-)
+from edgekit.training.examples import Example, load_examples
+from edgekit.training.splitting import keep_labels_in_train, split_examples
 from edgekit.tuning.loading import Search
 
 VALIDATION, TEST = "validation.jsonl", "test.jsonl"
@@ -132,9 +129,7 @@ def _train_file(number: int) -> str:
 
 
 def _write(path: Path, examples: Sequence[Example]) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(_jsonl(examples), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, _jsonl(examples).encode())
 
 
 def _jsonl(examples: Sequence[Example]) -> str:

@@ -27,7 +27,7 @@ from edgekit.training.scoring import MAX_GENERATED
 from edgekit.training.train import train
 from edgekit.tuning.loading import Search
 from edgekit.tuning.rows import VALIDATION, with_rows
-from edgekit.tuning.search_file import ADAPTER_SIZE, LATENCY
+from edgekit.tuning.search_file import ADAPTER_SIZE, LATENCY, LOSSES
 from edgekit_runtime import Bundle
 from edgekit_runtime.bench import bench
 from edgekit_runtime.bench_report import BenchPlan
@@ -141,14 +141,16 @@ def _bundle_scores(search: Search, bundle: Path, adapter: str) -> dict[str, floa
         plan = BenchPlan(bundle=str(bundle), adapter=adapter, repeats=_BENCH_REPEATS)
         found[LATENCY] = float(bench(plan)["itl_ms"]["p50"])
     scored = tuple(one.metric for one in search.objectives if one.is_scored)
-    if scored or {"loss", "perplexity"} & set(wanted):
+    wants_loss = not {*wanted}.isdisjoint(LOSSES)
+    if scored or wants_loss:
         found |= evaluate(
             data=str(rows_directory(search) / VALIDATION),
             bundle=bundle,
             adapter=adapter,
             metrics=scored,
+            method="generate" if search.recipe.data.text_template is None else "perplexity",
             limit=MAX_GENERATED,
-            perplexity=len(scored) < len(wanted),
+            perplexity=wants_loss,
         ).metrics
     if "loss" in wanted:
         found["loss"] = math.log(found["perplexity"])

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from edgekit.data_recipe import DataRecipe
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import BottleneckRecipe, LoraRecipe
 from edgekit.recipe_files import apply_overrides
-from edgekit.recipes import DataRecipe, TrainRecipe, parse_recipe
+from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.tuning.search_file import Parameter
 from edgekit_runtime.errors import nearest
 

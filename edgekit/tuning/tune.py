@@ -27,9 +27,7 @@ from edgekit.tuning.loading import Search
 from edgekit.tuning.ray_workers import connected, run_on_ray
 from edgekit.tuning.report import SearchReport
 from edgekit.tuning.rows import SearchRows, split_rows, write_rows
-from edgekit.tuning.runs import (
-    rows_directory,
-)
+from edgekit.tuning.runs import rows_directory
 from edgekit.tuning.study import (
     counted,
     delete_study,
@@ -150,7 +148,7 @@ def _facts(search: Search, rows: SearchRows) -> dict[str, str]:
     """What the search stands on beside its file: rows, base, a user's code."""
     recipe = search.recipe
     facts = {"rows": rows.digest, "base fingerprint": resolve_base(recipe.base).fingerprint}
-    references = [recipe.loss, recipe.data.augment]
+    references = [recipe.loss, recipe.data.augment, *(one.metric for one in search.objectives)]
     references += [value for one in search.space.values() for value in one.values or ()]
     for reference in references:
         path = str(reference).rpartition(":")[0]

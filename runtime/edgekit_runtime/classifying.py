@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import GenerationError
 
@@ -79,6 +80,21 @@ def check_labels(labels: object) -> list[str]:
     if problems:
         raise GenerationError("the labels cannot be told apart", problems=problems, hint=hint)
     return list(labels)
+
+
+def recorded_labels(card: AdapterCard | None) -> Sequence[str]:
+    """The labels that an adapter was trained to tell apart.
+
+    Raises:
+        GenerationError: If it records none, or there is no adapter.
+    """
+    recorded = card.recipe.get("labels") if card is not None else None
+    if not recorded:
+        who = "the base" if card is None else f"adapter {card.name!r}"
+        raise GenerationError(
+            f"{who} records no labels to choose from", hint="Give them: labels=['yes', 'no']."
+        )
+    return tuple(recorded)
 
 
 def completions_of(labels: Sequence[str], template: str | None) -> list[str]:

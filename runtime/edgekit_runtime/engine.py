@@ -2,9 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -21,16 +20,18 @@ from edgekit_runtime.classifying import (
     completions_of,
     continuations,
     label_log_probs,
+    recorded_labels,
 )
 from edgekit_runtime.decoder import Decoder
-from edgekit_runtime.errors import AdapterError, GenerationError
+from edgekit_runtime.errors import GenerationError
 from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
 from edgekit_runtime.loaded import LoadedTarget
+from edgekit_runtime.prompting import fit_answer, prompt_text
 from edgekit_runtime.sampling import GenerateOptions, Options, resolve_options
 from edgekit_runtime.scoring import Score, score_completions, split_completion, token_log_probs
 from edgekit_runtime.stopping import TextStream
 from edgekit_runtime.targets import choose_target
-from edgekit_runtime.templates import fill_template, fill_with_text
+from edgekit_runtime.templates import fill_with_text
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -185,10 +186,12 @@ class Engine:
             GenerationError: If the request cannot be run, or there are not two labels.
         """
         card = None if adapter is None else self.bundle.adapter_card(adapter)
-        names = check_labels(_recorded_labels(card) if labels is None else labels)
+        names = check_labels(recorded_labels(card) if labels is None else labels)
         if text is not None and card is not None and card.prompt_template is not None:
             text = fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
-        asked, encode = self._prompt_text({"text": text, "prompt": prompt}, messages, inputs, card)
+        asked, encode = prompt_text(
+            self._loaded, {"text": text, "prompt": prompt}, messages, inputs, card
+        )
         template = card.recipe.get("completion") if card and messages is None else None
         alone = self._loaded.tokenizer().encode_chat
         tokens = encode(asked)
@@ -325,39 +328,8 @@ class Engine:
         inputs: Mapping[str, str] | None,
         card: AdapterCard | None,
     ) -> list[int]:
-        text, encode = self._prompt_text({"prompt": prompt}, messages, inputs, card)
+        text, encode = prompt_text(self._loaded, {"prompt": prompt}, messages, inputs, card)
         return encode(text)
-
-    def _prompt_text(
-        self,
-        raw: Mapping[str, str | None],
-        messages: Sequence[Message] | None,
-        inputs: Mapping[str, str] | None,
-        card: AdapterCard | None,
-    ) -> tuple[str, Callable[[str], list[int]]]:
-        """The text of a request, and what makes tokens of it.
-
-        Args:
-            raw: Texts that are taken as they are, by the name of their parameter.
-            messages: A conversation for the chat template.
-            inputs: Values for the fields of the recorded template.
-            card: Of the adapter, where there is one.
-        """
-        given = {**raw, "messages": messages, "inputs": inputs}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) != 1:
-            known = ", ".join(list(given)[:-1])
-            raise GenerationError(
-                f"expected exactly one of {known} and inputs, got {' and '.join(names) or 'none'}"
-            )
-        tokenizer = self._loaded.tokenizer(adapter=card.name if card else None)
-        if messages is not None:
-            rendered = tokenizer.apply_chat_template(messages_json(messages), None)
-            return rendered, tokenizer.encode_chat
-        text = _filled(card, inputs) if inputs is not None else raw[names[0]]
-        if not isinstance(text, str):
-            raise GenerationError(f"{names[0]}: expected str, got {type(text).__name__}")
-        return text, tokenizer.encode
 
     def _pieces(
         self,
@@ -396,44 +368,3 @@ class Engine:
 
     def _scoring_decoder(self, adapter: str | None, n_tokens: int) -> Decoder:
         return self._loaded.decoder(adapter=adapter, capacity_tokens=n_tokens, kind="score")
-
-
-def fit_answer(options: Options, *, n_prompt: int, context_length: int) -> Options:
-    """Shorten the longest answer to what the context leaves.
-
-    Raises:
-        GenerationError: If the prompt is empty or leaves no room for a single token.
-    """
-    if n_prompt == 0:
-        raise GenerationError("the prompt is empty", hint="Give at least one character.")
-    if n_prompt >= context_length:
-        raise GenerationError(
-            "the prompt is too long for the context",
-            problems=[f"expected at most {context_length - 1} tokens, got {n_prompt}"],
-            hint="Shorten it, or build the target with a longer context_length.",
-        )
-    return replace(options, max_new_tokens=min(options.max_new_tokens, context_length - n_prompt))
-
-
-def _filled(card: AdapterCard | None, inputs: Mapping[str, str]) -> str:
-    if card is None:
-        raise GenerationError(
-            "inputs fill an adapter's prompt template, and no adapter is active",
-            hint="Name an adapter, or use prompt= or messages=.",
-        )
-    if card.prompt_template is None:
-        raise AdapterError(
-            f"adapter {card.name!r} records no prompt template",
-            hint="Use prompt= with the text that it was trained on, or messages=.",
-        )
-    return fill_template(card.prompt_template, inputs, where=f"the prompt of {card.name!r}")
-
-
-def _recorded_labels(card: AdapterCard | None) -> Sequence[str]:
-    recorded = card.recipe.get("labels") if card is not None else None
-    if not recorded:
-        who = "the base" if card is None else f"adapter {card.name!r}"
-        raise GenerationError(
-            f"{who} records no labels to choose from", hint="Give them: labels=['yes', 'no']."
-        )
-    return tuple(recorded)

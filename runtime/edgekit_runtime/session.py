@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, Self, Unpack
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.decoder import Decoder, grown_capacity
-from edgekit_runtime.engine import fit_answer
 from edgekit_runtime.errors import GenerationError
 from edgekit_runtime.generation import (
     Generation,
@@ -22,6 +21,7 @@ from edgekit_runtime.generation import (
     Usage,
 )
 from edgekit_runtime.loaded import LoadedTarget
+from edgekit_runtime.prompting import fit_answer
 from edgekit_runtime.sampling import GenerateOptions, Options, resolve_options
 from edgekit_runtime.stopping import TextStream
 from edgekit_runtime.templates import fill_template, fill_with_text

@@ -160,7 +160,7 @@ def test_a_rank_over_the_targets_stands_beside_other_problems(adapter: Path, bas
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"use_dora": True}, "use_dora=True: DoRA rescales the merged weight's columns"),
+        ({"use_dora": True}, "use_dora=True: DoRA rescales the rows of the merged weight"),
         (
             {"modules_to_save": ["lm_head"]},
             "modules_to_save=['lm_head']: whole retrained modules do not fit a socket",

@@ -9,7 +9,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgekit.building.dequantize import quantized_weights
+from edgekit.building.dequantize import (
+    PackedWeight,
+    quantization_fingerprint,
+    quantized_weights,
+)
 from edgekit.building.weights import load_graph
 from edgekit.errors import BuildError
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
@@ -158,3 +162,18 @@ def test_two_bit_weights_are_refused() -> None:
     )
     with pytest.raises(BuildError, match="2-bit weights cannot be read back; 4 and 8 can"):
         quantized_weights(model, contract_of(("q_proj", 4), k=64))
+
+
+def test_a_fingerprint_does_not_depend_on_how_a_graph_cuts_a_weight() -> None:
+    rng = np.random.default_rng(0)
+    whole = PackedWeight(
+        codes=rng.integers(0, 256, (6, 2, 16), dtype=np.uint8),
+        scales=rng.random((6, 2), dtype=np.float32),
+        zero_points=rng.integers(0, 256, (6, 1), dtype=np.uint8),
+        bits=4,
+        columns=64,
+    )
+    parts = (whole.rows(0, 2), whole.rows(2, 4))
+    fingerprint = quantization_fingerprint({"a": (whole,)})
+    assert quantization_fingerprint({"a": parts}) == fingerprint
+    assert quantization_fingerprint({"a": parts[::-1]}) != fingerprint

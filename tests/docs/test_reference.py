@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import edgekit
 import edgekit.errors
 import edgekit_runtime
-from edgekit import method_recipes, recipes, targets
+from edgekit import data_recipe, method_recipes, recipes, targets
 from edgekit.doctor import examine
 from edgekit.evaluating.metrics import METRICS, default_metrics
 from edgekit.evaluating.report import EvaluationReport
@@ -40,10 +40,10 @@ MODELS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
         recipes.TrainRecipe,
-        recipes.DataRecipe,
+        data_recipe.DataRecipe,
         method_recipes.LoraRecipe,
         method_recipes.BottleneckRecipe,
-        recipes.DataSource,
+        data_recipe.DataSource,
         recipes.BundleRecipe,
         recipes.AdapterSource,
         recipes.ParityRecipe,

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import RecipeError
+from edgekit.evaluating.measuring import value_of
 from edgekit.evaluating.metrics import check_metrics, measure, recorded_metrics, score
+from edgekit.evaluating.sampling import intervals_of
 
 CODE = """
 def first_letter(predictions, references):
@@ -29,6 +31,20 @@ def nan_row(predictions, references):
 
 def broken(predictions, references):
     return 1 / 0
+
+def array(predictions, references):
+    import numpy
+    return numpy.array(0.5)
+
+def text_of_some(predictions, references):
+    return 0.5 if "a" in predictions else "none"
+
+def fails_on_some(predictions, references):
+    return 1 / predictions.count("a")
+
+def in_a_library(predictions, references):
+    import json
+    return json.loads("{")
 
 number = 3
 """
@@ -68,6 +84,32 @@ def test_one_number_for_all_rows_is_asked_for_again_of_every_sample(code: str) -
 def test_a_wrong_one_is_refused_in_our_words(code: str, function: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         score([f"{code}:{function}"], ["a", "b"], ["a", "b"])
+
+
+def test_an_array_of_no_dimensions_is_a_number(code: str) -> None:
+    assert score([f"{code}:array"], ["a", "b"], ["a", "b"]) == {f"{code}:array": 0.5}
+
+
+@pytest.mark.parametrize("function", ["text_of_some", "fails_on_some"])
+def test_a_sample_without_a_number_leaves_the_score_and_no_interval(
+    code: str, function: str
+) -> None:
+    """As a rare label may be in no row of a sample: the answers are not lost for that."""
+    name = f"{code}:{function}"
+    measured = measure([name], ["a", "b"], ["a", "b"])
+    assert value_of(measured[name], 2) in (0.5, 1)
+    assert intervals_of(measured, 2, 0.95) == {name: None}
+
+
+def test_the_line_of_the_own_file_is_named_where_a_library_fails(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (code, Path(code).name):
+        monkeypatch.chdir(Path(code).parent)
+        with pytest.raises(RecipeError) as caught:
+            score([f"{name}:in_a_library"], ["a"], ["a"])
+        assert "own.py:" in caught.value.problems[0]
+        assert 'return json.loads("{")' in caught.value.problems[0]
 
 
 def test_a_file_that_is_not_there_is_refused_before_any_scoring() -> None:

@@ -178,6 +178,34 @@ def test_loftq_starts_with_what_rounding_took_from_the_weights(
     ).modules
 
 
+def test_loftq_knows_a_head_that_is_the_embedding(train_it: Train, tmp_path: Path) -> None:
+    """The checkpoint of a tied base holds the head's weight under the embedding's name."""
+    report = train_it(
+        tmp_path / "head",
+        method="qlora",
+        weights="target:cpu-fast",
+        lora={"r": 4, "init_lora_weights": "loftq", "target_modules": ["q_proj", "lm_head"]},
+        training={"max_steps": 1, "bf16": False},
+    )
+    assert report.steps == 1
+
+
+def test_a_bottleneck_config_that_was_changed_by_hand_is_refused(
+    train_it: Train, tiny_base: Path, tmp_path: Path
+) -> None:
+    from edgekit.evaluating.subjects import torch_subject
+
+    output = train_it(tmp_path / "a", method="bottleneck", training={"max_steps": 1}).output
+    config = json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))
+    config["reduction_factor"] = "x"
+    (output / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with (
+        pytest.raises(PeftAdapterError, match="reduction_factor: expected a number"),
+        torch_subject(str(tiny_base), output),
+    ):
+        pass
+
+
 def test_rslora_divides_by_the_root_of_the_rank(
     train_it: Train, tiny_base: Path, tmp_path: Path
 ) -> None:

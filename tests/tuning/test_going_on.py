@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from edgekit.errors import RecipeError
-from edgekit.tuning.comparing import _Answer, paired
+from edgekit.evaluating.rows import AnsweredRow
+from edgekit.tuning.comparing import paired
 from edgekit.tuning.events import TrialBegun, TrialEnded, TuneEvent, WithinTrial
 from edgekit.tuning.loading import Search
 from edgekit.tuning.report import SearchReport
@@ -286,10 +287,18 @@ def test_a_search_that_is_running_is_not_started_twice(
         run(search, again)
 
 
-def answers(rights: list[bool]) -> list[_Answer]:
+def answers(rights: list[bool]) -> list[AnsweredRow]:
     return [
-        _Answer(prediction="ba"[right], reference="a", nll=2.0 - 2 * right, n_tokens=1)
-        for right in rights
+        AnsweredRow(
+            number=number,
+            key="",
+            prompt="",
+            prediction="ba"[right],
+            reference="a",
+            nll=2.0 - 2 * right,
+            n_tokens=1,
+        )
+        for number, right in enumerate(rights, start=1)
     ]
 
 
@@ -298,15 +307,15 @@ def test_the_interval_is_of_the_paired_difference(metric: str) -> None:
     """By hand: 60 rows, 20 are gained and none is lost, so the gain is a third, sd 0.061."""
     defaults = answers([True] * 20 + [False] * 40)
     winner = answers([True] * 40 + [False] * 20)
-    found = paired(Objective(metric=metric), defaults, winner, None, seed=0)
+    found = paired(Objective(metric=metric), defaults, winner, None)
     scale = 1 if metric == "accuracy" else -2
     assert found.difference == pytest.approx(scale / 3)
     near, far = sorted([found.low / scale, found.high / scale])
     assert near == pytest.approx(1 / 3 - 1.96 * 0.061, abs=0.02)
     assert far == pytest.approx(1 / 3 + 1.96 * 0.061, abs=0.02)
     assert found.is_better
-    assert not paired(Objective(metric=metric), winner, defaults, None, seed=0).is_better
-    assert not paired(Objective(metric=metric), winner, winner, None, seed=0).is_better
+    assert not paired(Objective(metric=metric), winner, defaults, None).is_better
+    assert not paired(Objective(metric=metric), winner, winner, None).is_better
 
 
 def test_events_count_to_the_number_of_trials(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -327,3 +336,18 @@ def test_a_study_in_a_storage_of_its_own_is_not_taken_for_another(
     assert not (tmp_path / "b").exists()
     again = run(make_search(tmp_path / "a", **shared), overwrite=True)
     assert again.n_trials == {"complete": 1}
+
+
+def test_whole_texts_are_judged_on_the_device_too(make_search: MakeSearch, tmp_path: Path) -> None:
+    text = {"prompt": None, "completion": None, "text_template": "{text} {label}"}
+    search = make_search(
+        tmp_path / "a",
+        recipe={"task": "generation", "data": text},
+        evaluate_on="bundle",
+        target="cpu-fast",
+        search_strategy={"num_trials": 1},
+    )
+    report = run(search)
+    assert 0 < report.scores["loss"] < 12  # about that of guessing, on a random base
+    (compared,) = report.comparison
+    assert (compared.metric, compared.n_rows) == ("loss", report.rows["test"])

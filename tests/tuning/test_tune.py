@@ -171,6 +171,17 @@ def test_changed_rows_are_refused(make_search: MakeSearch, tmp_path: Path, rows_
     assert run(search, overwrite=True).report.n_trials == {"complete": 1}
 
 
+def test_a_changed_metric_of_ones_own_is_refused(make_search: MakeSearch, tmp_path: Path) -> None:
+    code = tmp_path / "own.py"
+    code.write_text("def length(predictions, references):\n    return float(len(predictions))\n")
+    objective = [{"metric": f"{code}:length"}]
+    search = make_search(tmp_path / "a", objective=objective, search_strategy={"num_trials": 1})
+    run(search)
+    code.write_text("def length(predictions, references):\n    return 2.0\n")
+    with pytest.raises(RecipeError, match=r"code in .*own\.py: was 'sha256:\w+', is 'sha256:"):
+        run(search)
+
+
 def test_somebody_elses_directory_is_left_alone(make_search: MakeSearch, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("mine")
