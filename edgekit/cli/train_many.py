@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.scaling.jobs import JobEnded, JobOptions, Outcome, WithinJob
+    from edgekit.scaling.jobs import JobEvent, JobOptions, Outcome
     from edgekit.scaling.ray_cluster import RayOptions
 
 
@@ -55,9 +55,9 @@ class _Progress:
         self._screen = screen
         self._warned: set[str] = set()
 
-    def __call__(self, event: "WithinJob | JobEnded") -> None:
+    def __call__(self, event: "JobEvent") -> None:
         from edgekit.cli.train import figures_of
-        from edgekit.scaling.jobs import JobEnded
+        from edgekit.scaling.jobs import JobEnded, JobLost
         from edgekit.training.events import Message, TrainingStep
 
         if isinstance(event, JobEnded):
@@ -69,10 +69,13 @@ class _Progress:
                 style="red" if reason else None,
             )
             return
+        if isinstance(event, JobLost):
+            self._line(event.name, f"warning: {event.reason}; starting it again", style="yellow")
+            return
         match event.event:
             case Message(text=text, is_warning=True):
                 # Recipes of one base are warned of its licence once.
-                if text not in self._warned or "starting it again" in text:
+                if text not in self._warned:
                     self._warned.add(text)
                     self._line(event.name, f"warning: {text}", style="yellow")
             case Message(text=text):

@@ -11,9 +11,13 @@ from typing import Any, Literal
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipes import TrainRecipe, load_recipe
 from edgekit.training.events import Event, GenerationProgress, OnEvent, TrainingStep
-from edgekit.training.output import TRAINING_REPORT, is_whole
+from edgekit.training.output import TRAINING_REPORT
 
 MAX_ATTEMPTS = 3
+_N_STEPS_TOLD = 10
+
+
+State = Literal["trained", "kept", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +48,8 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: ``trained``; ``kept``, if this recipe's finished result was there already;
-            ``failed``.
+        state: ``trained``; ``kept``, if what this recipe makes of these rows and this base was
+            there already; ``failed``.
         attempts: How often it was started; more than once where a process or machine was lost.
         host: Where it ended.
         seconds: Of the last attempt.
@@ -55,7 +59,7 @@ class Outcome:
 
     recipe: str
     output: str
-    state: Literal["trained", "kept", "failed"]
+    state: State
     attempts: int
     host: str
     seconds: float
@@ -76,6 +80,14 @@ class WithinJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JobLost:
+    """The process of a job, or its machine, is gone; the job is started again."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobEnded:
     """A job is over."""
 
@@ -85,7 +97,8 @@ class JobEnded:
     outcome: Outcome
 
 
-OnJobEvent = Callable[[WithinJob | JobEnded], None]
+JobEvent = WithinJob | JobLost | JobEnded
+OnJobEvent = Callable[[JobEvent], None]
 
 
 def load_jobs(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tuple[Job, ...]:
@@ -133,30 +146,32 @@ def run_job(job: Job, options: JobOptions, on_event: OnEvent, *, attempt: int = 
     from edgekit.training.train import train
 
     started = time.monotonic()
-    report, state, error = _finished_report(job.recipe, options), "kept", ""
-    if report is None:
-        try:
-            report = train(
+    report: dict[str, Any] | None = None
+    state: State = "failed"
+    error = ""
+    try:
+        report, state = _finished_report(job.recipe, options), "kept"
+        if report is None:
+            trained = train(
                 job.recipe,
                 on_event=_milestones(on_event),
                 # Another attempt goes on with what this very command began.
                 resume=options.resume or attempt > 1,
                 overwrite=options.overwrite,
                 force=options.force,
-            ).to_dict()
-            state = "trained"
-        except (EdgekitError, OSError, MemoryError, torch.OutOfMemoryError) as err:
-            state, error = "failed", str(err) or type(err).__name__
-    plain: dict[str, Any] | None = json.loads(json.dumps(report))
+            )
+            report, state = json.loads(json.dumps(trained.to_dict())), "trained"
+    except (EdgekitError, OSError, MemoryError, torch.OutOfMemoryError) as err:
+        state, error = "failed", str(err) or type(err).__name__
     return Outcome(
         recipe=job.path.as_posix(),
         output=job.recipe.output.as_posix(),
-        state=state,  # type: ignore[arg-type]  # one of the three
+        state=state,
         attempts=attempt,
         host=socket.gethostname(),
         seconds=round(time.monotonic() - started, 1),
         error=error,
-        report=plain,
+        report=report,
     )
 
 
@@ -176,25 +191,32 @@ def failed(job: Job, *, attempts: int, host: str, error: str) -> Outcome:
 
 def _finished_report(recipe: TrainRecipe, options: JobOptions) -> dict[str, Any] | None:
     """The report of a finished result of this very recipe; None where it is to be trained."""
+    from edgekit.training.identity import is_finished
+
     path = recipe.output / TRAINING_REPORT
-    if options.overwrite or not is_whole(recipe.output) or not path.is_file():
+    if options.overwrite or not path.is_file():
         return None
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     same = json.loads(json.dumps(recipe.model_dump(mode="json")))
-    return report if report.get("recipe") == same else None
+    # The report has the metrics and licence too, which are no part of what a run is known by.
+    return report if report.get("recipe") == same and is_finished(recipe) else None
 
 
 def _milestones(on_event: OnEvent) -> OnEvent:
-    """Leave out what matters to a progress bar only: nobody can watch ten of them."""
-    shown: list[float | None] = [None]
+    """Leave out what matters to a progress bar only: nobody can watch ten of them.
+
+    What is left of the steps is every tenth of them, and every validation loss.
+    """
+    shown: list[tuple[int, float | None]] = [(0, None)]
 
     def tell(event: Event) -> None:
         if isinstance(event, GenerationProgress):
             return
         if isinstance(event, TrainingStep):
-            if event.eval_loss == shown[0]:
+            tenth = event.step * _N_STEPS_TOLD // event.max_steps
+            if (tenth, event.eval_loss) == shown[0]:
                 return
-            shown[0] = event.eval_loss
+            shown[0] = (tenth, event.eval_loss)
         on_event(event)
 
     return tell

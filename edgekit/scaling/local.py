@@ -5,7 +5,9 @@ the peak memory in its report is its own.
 """
 
 import multiprocessing
+import os
 import socket
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,6 +16,7 @@ from edgekit.scaling.jobs import (
     MAX_ATTEMPTS,
     Job,
     JobEnded,
+    JobLost,
     JobOptions,
     OnJobEvent,
     Outcome,
@@ -21,7 +24,7 @@ from edgekit.scaling.jobs import (
     failed,
     run_job,
 )
-from edgekit.training.events import Event, Message
+from edgekit.training.events import Event
 
 _UNCAUGHT = 1  # Python's exit code for an exception that nobody caught; it has told it
 
@@ -54,8 +57,7 @@ def _attempts(job: Job, options: JobOptions, tell: OnJobEvent) -> Outcome:
         reason = f"its process ended with code {code}"
         if code == _UNCAUGHT or attempt == MAX_ATTEMPTS:
             break
-        text = f"{reason}; starting it again"
-        tell(WithinJob(name=job.name, event=Message(text=text, is_warning=True)))
+        tell(JobLost(name=job.name, reason=reason))
     if attempt > 1:
         reason += f", after {attempt} attempts"
     return failed(job, attempts=attempt, host=socket.gethostname(), error=reason)
@@ -98,6 +100,7 @@ def _received(receiver: "Connection[Any, Any]") -> Any:
 
 def _child(job: Job, options: JobOptions, attempt: int, sender: "Connection[Any, Any]") -> None:
     """The whole life of a job's process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tell(event: Event) -> None:
         try:
@@ -109,3 +112,11 @@ def _child(job: Job, options: JobOptions, attempt: int, sender: "Connection[Any,
         sender.send(run_job(job, options, tell, attempt=attempt))
     except KeyboardInterrupt:
         return
+
+
+def _end_with_parent() -> None:
+    """End where the command was killed: started again, it would meet this run in its output."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(_UNCAUGHT)

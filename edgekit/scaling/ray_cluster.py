@@ -6,6 +6,7 @@ Ray (https://docs.ray.io) is an extra; nothing here imports it before it is aske
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from edgekit.errors import EdgekitError, RecipeError
 
 _POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 10.0
 # What is sent are events and reports; Ray's own default takes a third of the memory.
 _OBJECT_STORE_BYTES = 100 * 1024**2
 
@@ -63,9 +65,9 @@ class Board:
         self._tickets -= 1
         return True
 
-    def give_back(self) -> None:
-        """Somebody who took a ticket is lost."""
-        self._tickets += 1
+    def give_back(self, n: int) -> None:
+        """Somebody who took tickets is lost."""
+        self._tickets += n
 
     def stop(self) -> None:
         """Ask every task to stop."""
@@ -174,6 +176,7 @@ def on_board(method: Any, *args: Any) -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    _refuse_silent(address)
     own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(
@@ -183,11 +186,31 @@ def _connect(ray: Any, address: str) -> None:
             **(own if address == "local" else {}),
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as err:
+        raise _unreachable(address, _first_line(err)) from err
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray itself would try for minutes to reach an address where nobody answers."""
+    if "://" in address:
         raise RecipeError(
-            f"Ray cannot be reached at '{address}': {_first_line(err)}",
-            hint="Look at `ray status` there; its Python and Ray must be of the same versions as "
-            "here.",
-        ) from err
+            f"Ray's client, of address '{address}', is not what --engine ray works by",
+            hint="Start the command on a machine of the cluster: --ray-address auto.",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # "local", "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as err:
+        raise _unreachable(address, str(err)) from err
+
+
+def _unreachable(address: str, reason: str) -> RecipeError:
+    return RecipeError(
+        f"Ray cannot be reached at '{address}': {reason}",
+        hint="Look at `ray status` there; this machine must be one of the cluster, with the same "
+        "versions of Python and Ray.",
+    )
 
 
 def _first_line(err: Exception) -> str:
@@ -211,8 +234,6 @@ def _refuse_too_large(machines: Sequence[Mapping[str, float]], cpus: float, gpus
 
 def _in_directory(directory: str, threads: int, work: Callable[..., Any], *args: Any) -> Any:
     """In a task's process: go where the command was started, so that paths mean the same."""
-    import socket
-
     import torch
 
     try:

@@ -8,6 +8,7 @@ from edgekit.scaling.jobs import (
     MAX_ATTEMPTS,
     Job,
     JobEnded,
+    JobLost,
     JobOptions,
     OnJobEvent,
     Outcome,
@@ -16,7 +17,7 @@ from edgekit.scaling.jobs import (
     run_job,
 )
 from edgekit.scaling.ray_cluster import Ended, RayOptions, cluster, on_board
-from edgekit.training.events import Event, Message
+from edgekit.training.events import Event
 
 
 def train_on_ray(
@@ -48,8 +49,7 @@ def train_on_ray(
                 for one in ended:
                     job, attempt = running.pop(one.task)
                     if one.lost and attempt < MAX_ATTEMPTS:
-                        text = f"its process was lost ({one.lost}); starting it again"
-                        tell(WithinJob(name=job.name, event=Message(text=text, is_warning=True)))
+                        tell(JobLost(name=job.name, reason=f"its process was lost ({one.lost})"))
                         again = ray.start(_task, job, options, attempt + 1, board)
                         running[again] = (job, attempt + 1)
                         continue

@@ -141,6 +141,12 @@ def is_whole(output: Path) -> bool:
     return any((output / mark).is_file() for mark in _MARKS)
 
 
+def finished_digest(output: Path) -> str | None:
+    """The digest of the run whose result lies in a directory; None if none does."""
+    run = _read_run(output / "checkpoints")
+    return run.get("digest") if run.get("finished") and is_whole(output) else None
+
+
 def drop_checkpoints(output: Path) -> None:
     """Delete what a finished run would have gone on from; of a whole model it is large."""
     for checkpoint in (output / "checkpoints").glob("checkpoint-*"):

@@ -14,6 +14,7 @@ from edgekit.training.argument_checks import check_training, trains_on_cpu
 from edgekit.training.arguments import training_arguments
 from edgekit.training.events import Event, Message, OnEvent
 from edgekit.training.fit import check_memory
+from edgekit.training.identity import digest_of
 from edgekit.training.memory import return_freed_memory
 from edgekit.training.methods import trained_model
 from edgekit.training.output import (
@@ -21,7 +22,6 @@ from edgekit.training.output import (
     finish_output,
     prepare_output,
     refuse_output,
-    run_digest,
 )
 from edgekit.training.prepare import Prepared, prepare
 from edgekit.training.processes import join, processes
@@ -77,11 +77,7 @@ def train(
         prepared = everyone.first_then_all(lambda: prepare(recipe, tell))
         for warning in prepared.warnings:
             tell(Message(text=warning, is_warning=True))
-        digest = run_digest(
-            recipe,
-            prepared.base_digest + (own_loss.identity if own_loss else ""),
-            [*prepared.train.sequences, *prepared.validation.sequences],
-        )
+        digest = digest_of(prepared, own_loss)
         arguments = training_arguments(
             recipe,
             recipe.output / "checkpoints",

@@ -13,6 +13,7 @@ from edgekit.recipe_files import apply_overrides, read_yaml
 from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.targets import load_target
 from edgekit.training.argument_checks import check_training
+from edgekit.training.processes import refuse_several
 from edgekit.tuning.search_file import (
     DEFAULT_TEST_SHARE,
     DEFAULT_TRIALS,
@@ -95,6 +96,7 @@ def parse_search(values: Mapping[str, Any], *, where: str, name: str) -> Search:
     Raises:
         RecipeError: With every problem.
     """
+    refuse_several("a search")  # before transformers takes it for training by all of them
     problems: list[str] = []
     search: SearchFile | None = None
     try:

@@ -6,14 +6,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.scaling.jobs import MAX_ATTEMPTS
 from edgekit.scaling.ray_cluster import Cluster, RayOptions, cluster, on_board
 from edgekit.training.events import Message
 from edgekit.tuning.events import OnTuneEvent
 from edgekit.tuning.identity import SEARCH_RECORD
 from edgekit.tuning.loading import Search
 from edgekit.tuning.study import storage_url
-from edgekit.tuning.workers import requeue, work_until_done
+from edgekit.tuning.workers import Losses, work_until_done
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -68,7 +67,7 @@ def run_on_ray(
         KeyboardInterrupt: After every worker has stopped.
     """
     board = ray.board(n_left)
-    n_lost = 0
+    losses = Losses()
 
     def start(number: int) -> Any:
         return ray.start(_task, search, number, force, board)
@@ -85,19 +84,9 @@ def run_on_ray(
                     raise one.error
                 if not one.lost:
                     continue
-                # Trials have attempts of their own; this is for workers that never get to one.
-                given_back = requeue(study, search, number)
-                n_lost = 0 if given_back else n_lost + 1
-                if n_lost == MAX_ATTEMPTS:
-                    raise EdgekitError(
-                        f"workers were lost {n_lost} times before they began a trial",
-                        problems=[one.lost],
-                        hint="Look at Ray's logs. The same command goes on with the search.",
-                    )
-                text = f"worker {number} was lost ({one.lost}); starting it again"
-                tell(Message(text=text, is_warning=True))
-                for _ in range(given_back):
-                    on_board(board.give_back)
+                reason = f"worker {number} was lost ({one.lost})"
+                on_board(board.give_back, losses.requeue(study, search, number, reason))
+                tell(Message(text=f"{reason}; starting it again", is_warning=True))
                 running[start(number)] = number
     finally:
         _stop(ray, board, [*running])

@@ -13,7 +13,6 @@ from edgekit.errors import RecipeError
 from edgekit.quiet import quiet_libraries
 from edgekit.scaling.ray_cluster import Cluster, RayOptions
 from edgekit.training.events import Message
-from edgekit.training.processes import refuse_several
 from edgekit.tuning.events import OnTuneEvent
 from edgekit.tuning.finishing import finish
 from edgekit.tuning.identity import (
@@ -73,7 +72,6 @@ def tune(
             values cannot be trained, or no trial could be.
     """
     tell = on_event or (lambda _: None)
-    refuse_several("a search")
     refuse_foreign(search.output)
     with (
         quiet_libraries(),

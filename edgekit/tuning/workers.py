@@ -12,7 +12,7 @@ from edgekit.quiet import quiet_libraries
 from edgekit.training.events import Message
 from edgekit.tuning.events import OnTuneEvent
 from edgekit.tuning.loading import Search
-from edgekit.tuning.study import open_study, quiet_optuna, retry
+from edgekit.tuning.study import MAX_ATTEMPTS, open_study, quiet_optuna, retry
 from edgekit.tuning.trials import WORKER, Work, run_trials
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run_in_processes(
 
     processes = {number: start(number) for number in range(min(search.file.workers, n_left))}
     failure: EdgekitError | None = None
+    losses = Losses()
     try:
         while processes:
             for item in _told(shared):
@@ -73,10 +74,10 @@ def run_in_processes(
                     continue
                 del processes[number]
                 if process.exitcode and not shared.stop.is_set():
-                    text = f"worker {number} ended with code {process.exitcode}; starting it again"
-                    tell(Message(text=text, is_warning=True))
+                    reason = f"worker {number} ended with code {process.exitcode}"
                     with shared.tickets.get_lock():
-                        shared.tickets.value += requeue(study, search, number)
+                        shared.tickets.value += losses.requeue(study, search, number, reason)
+                    tell(Message(text=f"{reason}; starting it again", is_warning=True))
                     processes[number] = start(number)
     finally:
         _end(processes, shared)
@@ -95,13 +96,39 @@ def _told(shared: _Shared) -> list[Any]:
         return items
 
 
-def requeue(study: "Study", search: Search, number: int) -> int:
-    """Queue the trial of a dead worker again; returns how many trials are to be tried again."""
-    from optuna.trial import TrialState
+class Losses:
+    """What is done about workers that die; and when to stop starting them again."""
 
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    own = [trial for trial in running if trial.user_attrs.get(WORKER) == number]
-    return sum(retry(study, search, trial) for trial in own)
+    def __init__(self) -> None:
+        self._n_idle = 0
+
+    def requeue(self, study: "Study", search: Search, number: int, reason: str) -> int:
+        """Queue the trial of a dead worker again.
+
+        Args:
+            study: Where it is.
+            search: What it is of.
+            number: Of the worker.
+            reason: Why it is dead.
+
+        Returns:
+            How many trials are to be tried again: none after the third attempt.
+
+        Raises:
+            EdgekitError: If three in a row have died before they began a trial: so will the next.
+        """
+        from optuna.trial import TrialState
+
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        own = [trial for trial in running if trial.user_attrs.get(WORKER) == number]
+        self._n_idle = 0 if own else self._n_idle + 1
+        if self._n_idle == MAX_ATTEMPTS:
+            raise EdgekitError(
+                f"{MAX_ATTEMPTS} workers in a row ended before they began a trial",
+                problems=[reason],
+                hint="The same command goes on with the search when the reason is gone.",
+            )
+        return sum(retry(study, search, trial) for trial in own)
 
 
 def work_until_done(

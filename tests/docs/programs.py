@@ -15,7 +15,14 @@ from edgekit_runtime.cli.mounting import LazyCommand
 PROGRAMS: dict[str, Any] = {"edgekit": edgekit_app, "edgekit-run": runtime_app}
 # click's UsageError, wherever typer keeps its click.
 _UsageError: Any = typer.BadParameter.__mro__[1]
-_KINDS = {str: "text", Path: "path", int: "number", float: "number", list[str]: "text"}
+_KINDS = {
+    str: "text",
+    Path: "path",
+    int: "number",
+    float: "number",
+    list[str]: "text",
+    list[Path]: "path",
+}
 
 
 def commands(group: Any, *prefix: str) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,23 @@ import pytest
 import yaml
 
 from edgekit.errors import RecipeError
-from edgekit.scaling.jobs import Job, JobEnded, JobOptions, Outcome, WithinJob, load_jobs
+from edgekit.scaling.jobs import (
+    Job,
+    JobEnded,
+    JobEvent,
+    JobLost,
+    JobOptions,
+    Outcome,
+    load_jobs,
+    run_job,
+)
 from edgekit.scaling.local import train_here
 from edgekit.scaling.ray_cluster import RayOptions
-from edgekit.training.events import Message
+from edgekit.training.events import Event, TrainingStep
 from tests.two_ray_workers import two_ray_workers, write_killing_loss
 
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-Told = list[WithinJob | JobEnded]
+Told = list[JobEvent]
 WriteRecipe = Callable[..., Path]
 Engine = Callable[[tuple[Job, ...], Told], tuple[Outcome, ...]]
 
@@ -85,14 +97,7 @@ def test_a_killed_job_goes_on_and_a_failed_one_stops_nobody(
     first = outcomes[0].report or {}
     assert first["resumed_from_step"] == 4
     assert first["steps"] == 8
-    warned = [
-        one
-        for one in told
-        if isinstance(one, WithinJob)
-        and isinstance(one.event, Message)
-        and "starting it again" in one.event.text
-    ]
-    assert [one.name for one in warned] == ["killed"]
+    assert [one.name for one in told if isinstance(one, JobLost)] == ["killed"]
     ended = [one for one in told if isinstance(one, JobEnded)]
     assert sorted(one.name for one in ended) == ["killed", "lacking", "plain"]
     assert [one.n_done for one in ended] == [1, 2, 3]
@@ -143,6 +148,51 @@ def test_the_command_says_how_each_recipe_ended(
     out = capsys.readouterr().out
     assert "kept" in out
     assert "loss" in out
+
+
+@needs_kill
+@pytest.mark.slow
+def test_a_command_that_is_killed_takes_its_job_along(write_recipe: WriteRecipe) -> None:
+    import psutil
+
+    training = {"max_steps": 100_000, "save_steps": 5, "eval_strategy": "no", "bf16": False}
+    recipes = [write_recipe(name, training=training) for name in ("a", "b")]
+    argv = [sys.executable, "-m", "edgekit", "train", *map(str, recipes)]
+    command = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    try:
+        checkpoints = recipes[0].parent / "adapters" / "a" / "checkpoints"
+        deadline = time.monotonic() + 120
+        while not [*checkpoints.glob("checkpoint-*/trainer_state.json")]:
+            assert command.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = psutil.Process(command.pid).children(recursive=True)
+    finally:
+        command.kill()
+        command.wait()
+    assert children
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert not (recipes[0].parent / "adapters" / "b").exists()
+
+
+def test_a_result_is_kept_as_long_as_its_rows_are_the_same(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    training = {"max_steps": 20, "save_strategy": "no", "bf16": False}
+    path = write_recipe("a", training=training)
+    without = load_jobs([path], ["data.validation=0"])[0]
+    told: list[Event] = []
+    assert run_job(without, JobOptions(), told.append).state == "trained"
+    steps = [event.step for event in told if isinstance(event, TrainingStep)]
+    assert steps == [*range(2, 22, 2)]  # every tenth, also where nothing is validated
+    again = run_job(without, JobOptions(), told.append)
+    assert (again.state, again.error) == ("kept", "")
+    rows = tmp_path / "rows.csv"
+    rows.write_text(rows.read_text("utf-8") + "light off,0\n", encoding="utf-8")
+    changed = run_job(without, JobOptions(), told.append)
+    assert changed.state == "failed"
+    assert "holds a finished adapter" in changed.error
+    assert run_job(without, JobOptions(overwrite=True), told.append).state == "trained"
 
 
 def test_every_recipe_is_read_before_one_is_trained(
@@ -231,10 +281,17 @@ def test_a_task_that_no_machine_has_room_for_is_refused() -> None:
     assert "a machine has 2 CPUs and 0 GPUs" in str(caught.value)
 
 
-def test_a_cluster_that_is_not_there_is_told() -> None:
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1", "cannot be reached at '127.0.0.1:1'"),
+        ("ray://127.0.0.1:10001", "is not what --engine ray works by"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told(address: str, told: str) -> None:
     pytest.importorskip("ray")
     from edgekit.scaling.ray_cluster import cluster
 
-    with pytest.raises(RecipeError, match="cannot be reached"), cluster(RayOptions(address="x:1")):
+    with pytest.raises(RecipeError, match=told), cluster(RayOptions(address=address)):
         pass
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

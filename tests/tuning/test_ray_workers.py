@@ -1,12 +1,11 @@
 """A search whose trials run on Ray, of whose workers one is killed."""
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from edgekit.errors import RecipeError
+from edgekit.errors import EdgekitError, RecipeError
 from edgekit.scaling.ray_cluster import RayOptions
 from edgekit.training.events import Message
 from edgekit.tuning.events import TuneEvent, WithinTrial
@@ -63,6 +62,28 @@ def test_a_search_on_ray_that_is_stopped_goes_on(make_search: MakeSearch, tmp_pa
     assert {trial.attempts for trial in report.trials} == {1}  # stopped on purpose: no attempt
 
 
+def test_workers_that_never_begin_a_trial_are_not_started_for_ever(
+    make_search: MakeSearch, tmp_path: Path
+) -> None:
+    from edgekit.tuning.study import open_study
+    from edgekit.tuning.trials import WORKER
+    from edgekit.tuning.workers import Losses
+
+    search = make_search(tmp_path / "a")
+    search.output.mkdir()
+    study = open_study(search, is_new=True)
+    losses = Losses()
+    assert losses.requeue(study, search, 0, "gone") == 0
+    assert losses.requeue(study, search, 1, "gone") == 0
+    study.ask().set_user_attr(WORKER, 0)
+    assert losses.requeue(study, search, 0, "gone") == 1  # had one: no reason to give up
+    for number in range(2):
+        assert losses.requeue(study, search, number, "gone") == 0
+    with pytest.raises(EdgekitError, match="3 workers in a row ended before they began") as caught:
+        losses.requeue(study, search, 1, "code 1")
+    assert "code 1" in str(caught.value)
+
+
 def test_a_storage_of_one_machine_is_refused_for_more(
     make_search: MakeSearch, tmp_path: Path
 ) -> None:
@@ -80,11 +101,7 @@ def test_a_storage_of_one_machine_is_refused_for_more(
 def test_a_search_is_not_for_processes_that_share_a_run(
     make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekit.tuning.tune import tune
-
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("RANK", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="a search in 2 processes"):
-        tune(make_search(tmp_path / "a"))
-    assert not (tmp_path / "a").exists()
-    assert os.environ["RANK"] == "1"
+        make_search(tmp_path / "a")
