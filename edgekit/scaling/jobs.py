@@ -205,18 +205,19 @@ def _finished_report(recipe: TrainRecipe, options: JobOptions) -> dict[str, Any]
 def _milestones(on_event: OnEvent) -> OnEvent:
     """Leave out what matters to a progress bar only: nobody can watch ten of them.
 
-    What is left of the steps is every tenth of them, and every validation loss.
+    What is left of the steps are the validation losses; until there is one, every tenth step.
     """
-    shown: list[tuple[int, float | None]] = [(0, None)]
+    shown: list[float] = [0]
 
     def tell(event: Event) -> None:
         if isinstance(event, GenerationProgress):
             return
         if isinstance(event, TrainingStep):
             tenth = event.step * _N_STEPS_TOLD // event.max_steps
-            if (tenth, event.eval_loss) == shown[0]:
+            news = tenth if event.eval_loss is None else event.eval_loss
+            if news == shown[0]:
                 return
-            shown[0] = (tenth, event.eval_loss)
+            shown[0] = news
         on_event(event)
 
     return tell

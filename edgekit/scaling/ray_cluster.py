@@ -7,8 +7,9 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,10 @@ class Cluster:
         here = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         return self._ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(tickets)
 
+    def ask(self, method: Any, *args: Any) -> Any:
+        """Call a method of a board, and wait for what it returns."""
+        return self._ray.get(method.remote(*args))
+
     def start(self, work: Callable[..., Any], *args: Any) -> Any:
         """Run ``work(*args)`` in a process of its own somewhere, in this directory."""
         return self._task.remote(str(Path.cwd()), self._threads, work, *args)
@@ -143,26 +148,34 @@ def cluster(options: RayOptions) -> Iterator[Cluster]:
 
     Raises:
         RecipeError: If Ray is not installed, cannot be reached, or has no room for a task.
+        EdgekitError: If Ray itself ends while the block lasts.
     """
     if importlib.util.find_spec("ray") is None:
         raise RecipeError(
             "the engine ray needs Ray, which is not installed", hint="pip install 'edgekit[ray]'"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
-    import ray
+    # Ray tells of lost processes on standard output, which is for results.
+    with redirect_stdout(sys.stderr):
+        import ray
 
-    was_connected = ray.is_initialized()
-    if not was_connected:
-        _connect(ray, options.address or os.environ.get("RAY_ADDRESS") or "local")
-    try:
-        yield Cluster(ray, options)
-    finally:
+        was_connected = ray.is_initialized()
         if not was_connected:
-            ray.shutdown()
+            _connect(ray, options.address or os.environ.get("RAY_ADDRESS") or "local")
+        try:
+            yield Cluster(ray, options)
+        except ray.exceptions.RayError as err:
+            raise EdgekitError(
+                f"Ray ended on this machine: {type(err).__name__}: {_first_line(err)}",
+                hint="Look at Ray's logs. The same command goes on with what is not finished.",
+            ) from err
+        finally:
+            if not was_connected:
+                ray.shutdown()
 
 
 def on_board(method: Any, *args: Any) -> Any:
-    """Call a method of a board, and wait for what it returns.
+    """In a task: call a method of the command's board, and wait for what it returns.
 
     Raises:
         KeyboardInterrupt: If the board, and so the command, is gone.

@@ -44,7 +44,7 @@ def train_on_ray(
         try:
             while running:
                 ended = [*ray.ended([*running])]
-                for item in on_board(board.read):
+                for item in ray.ask(board.read):
                     tell(item)
                 for one in ended:
                     job, attempt = running.pop(one.task)

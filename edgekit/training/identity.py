@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.quiet import quiet_libraries
 from edgekit.recipes import TrainRecipe
-from edgekit.training.output import finished_digest, run_digest
+from edgekit.training.output import finished_digest, result_digest, run_digest
 from edgekit.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -33,4 +33,5 @@ def is_finished(recipe: TrainRecipe) -> bool:
 
     with quiet_libraries():
         own_loss = own_loss_of(recipe)
-        return digest_of(prepare(recipe, lambda _: None), own_loss) == finished
+        prepared = prepare(recipe, lambda _: None)
+        return result_digest(digest_of(prepared, own_loss), prepared.test.sequences) == finished

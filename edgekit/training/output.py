@@ -37,6 +37,20 @@ def run_digest(
         digest.update(f"{n_processes} processes".encode())
     values = recipe.model_dump(mode="json", exclude={"output", "metrics", "license"})
     digest.update(json.dumps(values, sort_keys=True).encode())
+    return _with_tokens(digest, sequences)
+
+
+def result_digest(run: str, test: Sequence[TokenizedExample]) -> str:
+    """What has to be equal for a finished result to be the same: the run, and what it is scored on.
+
+    Args:
+        run: See :func:`run_digest`; validation rows are part of it.
+        test: Every sequence of the test split.
+    """
+    return _with_tokens(hashlib.sha256(run.encode()), test)
+
+
+def _with_tokens(digest: "hashlib._Hash", sequences: Sequence[TokenizedExample]) -> str:
     for sequence in sequences:
         digest.update(repr((sequence.input_ids, sequence.labels)).encode())
     return "sha256:" + digest.hexdigest()
@@ -113,12 +127,13 @@ def prepare_output(output: Path, digest: str, *, resume: bool, overwrite: bool) 
     return found
 
 
-def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> None:
+def finish_output(output: Path, digest: str, result: str, write: Callable[[Path], None]) -> None:
     """Put the finished files in place.
 
     Args:
         output: The run's directory.
         digest: Of the run.
+        result: Of what is written, see :func:`result_digest`.
         write: Writes every file into the directory that it is given.
     """
     with tempfile.TemporaryDirectory(dir=output, prefix=".finishing-") as temporary:
@@ -133,7 +148,7 @@ def finish_output(output: Path, digest: str, write: Callable[[Path], None]) -> N
             with (staged / name).open("r+b") as file:
                 os.fsync(file.fileno())
             (staged / name).replace(output / name)
-    _write_run(output / "checkpoints", digest, finished=True)
+    _write_run(output / "checkpoints", digest, finished=True, result=result)
 
 
 def is_whole(output: Path) -> bool:
@@ -142,9 +157,9 @@ def is_whole(output: Path) -> bool:
 
 
 def finished_digest(output: Path) -> str | None:
-    """The digest of the run whose result lies in a directory; None if none does."""
+    """The :func:`result_digest` of what lies in a directory; None if no finished run does."""
     run = _read_run(output / "checkpoints")
-    return run.get("digest") if run.get("finished") and is_whole(output) else None
+    return run.get("result") if run.get("finished") and is_whole(output) else None
 
 
 def drop_checkpoints(output: Path) -> None:
@@ -168,7 +183,10 @@ def _read_run(checkpoints: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-def _write_run(checkpoints: Path, digest: str, *, finished: bool) -> None:
+def _write_run(
+    checkpoints: Path, digest: str, *, finished: bool, result: str | None = None
+) -> None:
+    run = {"digest": digest, "finished": finished, "result": result}
     partial = checkpoints / f".{_RUN_FILE}"
-    partial.write_text(json.dumps({"digest": digest, "finished": finished}), encoding="utf-8")
+    partial.write_text(json.dumps(run), encoding="utf-8")
     partial.replace(checkpoints / _RUN_FILE)

@@ -22,6 +22,7 @@ from edgekit.training.output import (
     finish_output,
     prepare_output,
     refuse_output,
+    result_digest,
 )
 from edgekit.training.prepare import Prepared, prepare
 from edgekit.training.processes import join, processes
@@ -124,7 +125,10 @@ def _write(prepared: Prepared, digest: str, model: Any, report: TrainingReport) 
     """Put the finished files in place."""
     recipe = prepared.recipe
     finish_output(
-        recipe.output, digest, lambda staged: write_result(staged, model, prepared, report)
+        recipe.output,
+        digest,
+        result_digest(digest, prepared.test.sequences),
+        lambda staged: write_result(staged, model, prepared, report),
     )
     if recipe.method == "full":
         drop_checkpoints(recipe.output)

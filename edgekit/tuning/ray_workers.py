@@ -76,7 +76,7 @@ def run_on_ray(
     try:
         while running:
             ended = [*ray.ended([*running])]
-            for item in on_board(board.read):
+            for item in ray.ask(board.read):
                 tell(item)
             for one in ended:
                 number = running.pop(one.task)
@@ -85,7 +85,7 @@ def run_on_ray(
                 if not one.lost:
                     continue
                 reason = f"worker {number} was lost ({one.lost})"
-                on_board(board.give_back, losses.requeue(study, search, number, reason))
+                ray.ask(board.give_back, losses.requeue(study, search, number, reason))
                 tell(Message(text=f"{reason}; starting it again", is_warning=True))
                 running[start(number)] = number
     finally:
@@ -95,7 +95,7 @@ def run_on_ray(
 def _stop(ray: Cluster, board: Any, tasks: list[Any]) -> None:
     """Let every worker stop at its next step and give its trial back; end one that does not."""
     if tasks:
-        on_board(board.stop)
+        ray.ask(board.stop)
     for _ in range(_STOP_POLLS):
         if not tasks:
             return

@@ -17,6 +17,7 @@ from edgekit.doctor import examine
 from edgekit.evaluating.metrics import METRICS, default_metrics
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.quantizing import options as quantization
+from edgekit.scaling.jobs import Outcome
 from edgekit.tuning import search_file
 from edgekit.tuning.report import SearchReport
 from edgekit_runtime import card, manifest
@@ -234,6 +235,7 @@ def test_the_generation_options() -> None:
         ("eval", "evaluation", EvaluationReport),
         ("bench", "bench", BenchReport),
         ("tune", "search", SearchReport),
+        ("train", "outcome", Outcome),
     ],
 )
 def test_the_fields_of_json(where: str, name: str, reported: Any) -> None:

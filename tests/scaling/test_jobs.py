@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgekit.errors import RecipeError
+from edgekit.errors import EdgekitError, RecipeError
 from edgekit.scaling.jobs import (
     Job,
     JobEnded,
@@ -79,7 +79,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 @needs_kill
 @pytest.mark.slow
 def test_a_killed_job_goes_on_and_a_failed_one_stops_nobody(
-    engine: Engine, write_recipe: WriteRecipe, tmp_path: Path
+    engine: Engine,
+    write_recipe: WriteRecipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from edgekit.training.train import train
 
@@ -91,6 +94,7 @@ def test_a_killed_job_goes_on_and_a_failed_one_stops_nobody(
     jobs = load_jobs([killed, lacking, write_recipe("plain")])
     told: Told = []
     outcomes = engine(jobs, told)
+    assert capsys.readouterr().out == ""  # Ray would write there
     assert [outcome.state for outcome in outcomes] == ["trained", "failed", "trained"]
     assert [outcome.attempts for outcome in outcomes] == [2, 1, 1]
     assert "nothing.csv: no such file" in outcomes[1].error
@@ -179,20 +183,23 @@ def test_a_result_is_kept_as_long_as_its_rows_are_the_same(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
     training = {"max_steps": 20, "save_strategy": "no", "bf16": False}
-    path = write_recipe("a", training=training)
-    without = load_jobs([path], ["data.validation=0"])[0]
+    path, test = write_recipe("a", training=training), tmp_path / "test.csv"
+    test.write_text("text,label\nlight 3 in the cellar,1\n", encoding="utf-8")
+    without = load_jobs([path], ["data.validation=0", f"data.test={test}"])[0]
     told: list[Event] = []
     assert run_job(without, JobOptions(), told.append).state == "trained"
     steps = [event.step for event in told if isinstance(event, TrainingStep)]
     assert steps == [*range(2, 22, 2)]  # every tenth, also where nothing is validated
     again = run_job(without, JobOptions(), told.append)
     assert (again.state, again.error) == ("kept", "")
-    rows = tmp_path / "rows.csv"
-    rows.write_text(rows.read_text("utf-8") + "light off,0\n", encoding="utf-8")
-    changed = run_job(without, JobOptions(), told.append)
-    assert changed.state == "failed"
-    assert "holds a finished adapter" in changed.error
-    assert run_job(without, JobOptions(overwrite=True), told.append).state == "trained"
+    # Rows that it is only scored on count, too.
+    for file, row in (("rows.csv", "light off"), ("test.csv", "light on")):
+        rows = tmp_path / file
+        rows.write_text(rows.read_text("utf-8") + f"{row},0\n", encoding="utf-8")
+        changed = run_job(without, JobOptions(), told.append)
+        assert changed.state == "failed"
+        assert "holds a finished adapter" in changed.error
+        assert run_job(without, JobOptions(overwrite=True), told.append).state == "trained"
 
 
 def test_every_recipe_is_read_before_one_is_trained(
@@ -266,6 +273,23 @@ def test_without_ray_it_says_what_to_install(
     )
     assert main(["train", str(write_recipe("a")), "--engine", "ray"]) == 1
     assert "pip install 'edgekit[ray]'" in capsys.readouterr().err
+
+
+@needs_kill
+@pytest.mark.slow
+def test_a_ray_that_ends_is_told(write_recipe: WriteRecipe) -> None:
+    import psutil
+
+    from edgekit.scaling.ray_jobs import train_on_ray
+
+    def kill(event: JobEvent) -> None:
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::Board"):
+                process.kill()
+
+    jobs = load_jobs([write_recipe("a")])
+    with two_ray_workers(), pytest.raises(EdgekitError, match="Ray ended on this machine"):
+        train_on_ray(jobs, JobOptions(), RayOptions(), kill)
 
 
 @pytest.mark.slow
