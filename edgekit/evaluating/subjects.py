@@ -259,6 +259,9 @@ def torch_subject(
     ends = end_token_ids(tokenizer, model.generation_config)
     if adapter is not None:
         model = with_adapter(model, resolved, adapter)
+        if any(config.use_dora for config in getattr(model, "peft_config", {}).values()):
+            # PEFT takes the norm of every weight anew for every token: half of the time.
+            model.merge_adapter(safe_merge=True)
     yield TorchSubject(model, tokenizer, ends, model.config.max_position_embeddings)
 
 

@@ -32,7 +32,7 @@ def nll_in_batches(
             logits, targets = completion_logits(model, batch)
             nll = cross_entropy(logits.double(), targets, reduction="none")
         counts = [_n_learnt(row) for row in rows]
-        for place, part in zip(chosen, nll.split(counts), strict=True):
+        for place, part in zip(chosen, torch.split(nll, counts), strict=True):
             found[place] = (float(part.sum()), len(part))
     return found
 

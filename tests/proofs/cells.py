@@ -33,8 +33,8 @@ class DataSet:
 
 
 DATA_SETS = {
-    "banking77": DataSet(recipe=PROOFS / "banking77.yaml", max_new_tokens=24),
-    "snips": DataSet(recipe=PROOFS / "snips.yaml", max_new_tokens=128),
+    "banking77": DataSet(recipe=PROOFS / "banking77.yaml", max_new_tokens=16),
+    "snips": DataSet(recipe=PROOFS / "snips.yaml", max_new_tokens=96),
     "tone": DataSet(recipe=BUNDLES / "demo" / "tone.yaml", max_new_tokens=8),
     "appointment": DataSet(recipe=BUNDLES / "demo" / "appointment.yaml", max_new_tokens=64),
 }

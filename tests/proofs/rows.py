@@ -37,7 +37,7 @@ def write_rows(source: Path, out: Path, n_test: int | None = None) -> dict[str, 
         n_test: Test rows of each set; all of them by default.
     """
     sets = {
-        "banking77": [_table(source / "banking77" / f"{one}.csv") for one in ("train", "test")],
+        "banking77": [_intents(source / "banking77" / f"{one}.csv") for one in ("train", "test")],
         "snips": [_slots(source / "snips", one) for one in ("train", "validate")],
         "tone": [_table(_DEMO / "tone" / f"{one}.csv") for one in ("train", "test")],
         "appointment": [
@@ -67,6 +67,11 @@ def slots_of(parts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     values = {name: found[0] if len(found) == 1 else found for name, found in slots.items()}
     text = "".join(part["text"] for part in parts).strip()
     return {"text": text, "json": json.dumps(values, ensure_ascii=False)}
+
+
+def _intents(path: Path) -> list[dict[str, Any]]:
+    """Intents as words, which the base has tokens for: ``card arrival`` for ``card_arrival``."""
+    return [row | {"category": row["category"].replace("_", " ")} for row in _table(path)]
 
 
 def _slots(directory: Path, split: str) -> list[dict[str, Any]]:
