@@ -69,6 +69,9 @@ def do(setup: Setup, step: Step, lock: int) -> None:
         killed.write_text(f"after trial {kill_at}\n", encoding="utf-8")
     reported, usage = _run(step, log, lock, None)
     write_json(record_path(setup, step), _record(step, reported, usage, log))
+    if step.kind == "train" and step.output is not None:
+        for checkpoint in step.output.glob("checkpoints/checkpoint-*"):
+            shutil.rmtree(checkpoint)  # what a finished run would have gone on from
 
 
 def _run(
