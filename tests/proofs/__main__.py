@@ -16,7 +16,15 @@ from typing import Any
 
 from tests.proofs.cells import Cell, Setup, all_cells
 from tests.proofs.rows import write_rows
-from tests.proofs.steps import StepError, cell_path, do, is_done, record_path, write_json
+from tests.proofs.steps import (
+    StepError,
+    cell_path,
+    do,
+    failure_path,
+    is_done,
+    record_path,
+    write_json,
+)
 from tests.proofs.table import plan, tables
 
 _PACKAGES = ("edgekit", "torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
@@ -107,6 +115,9 @@ def _run_all(setup: Setup, cells: Sequence[Cell], chosen: Sequence[Cell], lock: 
                 _run_cell(setup, one, lock)
             except StepError as err:
                 failed[one.name] = str(err)
+                failure = failure_path(setup, one)
+                failure.parent.mkdir(exist_ok=True)
+                failure.write_text(f"{err}\n", encoding="utf-8")
                 print(f"{one.name}: {err}", file=sys.stderr, flush=True)
                 break
     return 1 if failed else 0
@@ -133,6 +144,7 @@ def _run_cell(setup: Setup, cell: Cell, lock: int) -> None:
             "steps": steps,
         },
     )
+    failure_path(setup, cell).unlink(missing_ok=True)
     for path in cell.drops:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -34,6 +34,11 @@ def cell_path(setup: Setup, cell: Cell) -> Path:
     return setup.out / "cells" / f"{cell.name}.json"
 
 
+def failure_path(setup: Setup, cell: Cell) -> Path:
+    """Where it is said why a cell could not be run."""
+    return setup.out / "failed" / f"{cell.name}.txt"
+
+
 def is_done(setup: Setup, step: Step) -> bool:
     """Whether a step has a record, and what it left is there."""
     is_there = step.output is None or step.output.exists()

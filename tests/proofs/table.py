@@ -8,7 +8,7 @@ from typing import Any
 from edgekit.recipes import TrainRecipe, load_recipe
 from tests.proofs.cells import DATA_SETS, EXACT_SEEDS, EXACT_TARGETS, Cell, Setup, all_cells
 from tests.proofs.costs import seconds_of
-from tests.proofs.steps import cell_path, is_done
+from tests.proofs.steps import cell_path, failure_path, is_done
 
 _MIB = 1 << 20
 
@@ -19,7 +19,10 @@ def tables(setup: Setup) -> str:
     found = {cell.name: _read(setup, cell) for cell in cells if cell_path(setup, cell).is_file()}
     parts = [_methods(data, found) for data in DATA_SETS]
     parts += [_exact(found), _search(found), _machines(found.values())]
-    missing = [cell.name for cell in cells if cell.name not in found]
+    failures = [(one.name, failure_path(setup, one)) for one in cells if one.name not in found]
+    failed = {name: path.read_text(encoding="utf-8") for name, path in failures if path.is_file()}
+    parts += [f"Failed: {reason}" for reason in failed.values()]
+    missing = [name for name, _ in failures if name not in failed]
     if missing:
         parts.append(f"Not yet run: {', '.join(missing)}.\n")
     return "\n".join(part for part in parts if part)

@@ -117,6 +117,21 @@ def test_what_is_left_is_planned(
         main([*given, "--steps", "2"])
 
 
+@pytest.mark.slow
+def test_a_command_that_fails_is_told_and_keeps_no_other_cell(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(sources), str(tmp_path / "out"), "--base", str(tmp_path / "no-base")]
+    # TF-IDF needs no base at all.
+    assert main([*given, "--only", "banking77-base-torch", "banking77-tfidf"]) == 1
+    assert "eval-banking77-base-torch failed (1)" in capsys.readouterr().err
+    assert main([*given, "--table"]) == 0
+    table = capsys.readouterr().out
+    assert "Failed: eval-banking77-base-torch failed (1)" in table
+    assert "| tfidf | words | tfidf |" in table
+    assert "banking77-base-torch" not in table[table.index("Not yet run") :]
+
+
 @pytest.fixture
 def killed(sources: Path, tiny_base: Path, tmp_path: Path) -> Iterator[list[str]]:
     """The arguments of a run whose runner was killed while it trained; its child lives on."""
