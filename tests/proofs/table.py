@@ -40,7 +40,7 @@ def plan(setup: Setup, cells: Sequence[Cell]) -> str:
         total += seconds
         what = ", ".join(step.kind for step in steps)
         lines.append(f"{cell.name:36}{seconds / 60:7.0f} min  {total / 3600:5.1f} h  {what}")
-    return "\n".join([*lines, f"left: {total / 3600:.1f} hours, by what two cores took"])
+    return "\n".join([*lines, f"left: {total / 3600:.1f} hours; a rough estimate for two cores"])
 
 
 def _read(setup: Setup, cell: Cell) -> dict[str, Any]:
