@@ -13,8 +13,8 @@ from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import GenerationError
 
 # A branch this many nats below the best label is not followed: e**-12 is 6e-6. A trained model with
-# 77 labels then runs about 80 tokens of them, not 200; shares moved by less than 1e-4 in trials, and
-# each label left out can move them by 6e-6 at most.
+# 77 labels then runs about 80 tokens of them, not 200; shares moved by less than 1e-4 in trials,
+# and each label left out can move them by 6e-6 at most.
 _NEGLIGIBLE_NATS: Final = 12.0
 
 

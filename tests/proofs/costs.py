@@ -1,6 +1,6 @@
 """How long a step takes: rough estimates for two cores, to plan sessions with.
 
-They come from runs of a few steps and rows of `lora` and `dora` on banking77, and from token counts.
+They come from runs of a few steps and rows of lora and dora on banking77, and from token counts.
 """
 
 from edgekit.recipes import TrainRecipe, load_recipe
