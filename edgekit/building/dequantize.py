@@ -216,8 +216,18 @@ def _embedding_weight(node: ir.Node) -> PackedWeight:
         scales=scales,
         zero_points=zeros,
         bits=bits,
-        columns=scales.shape[1] * block,
+        columns=_columns_kept(node, scales.shape[1] * block),
     )
+
+
+def _columns_kept(node: ir.Node, padded: int) -> int:
+    """Width of an embedding: a Slice behind the lookup cuts off what fills the last block."""
+    for user, _ in node.outputs[0].uses():
+        end = user.inputs[2] if user.op_type == "Slice" else None
+        known = None if end is None else ir.convenience.get_const_tensor(end)
+        if known is not None:
+            return int(known.numpy().item())
+    return padded
 
 
 def _checked_bits(bits: int) -> int:

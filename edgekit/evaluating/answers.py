@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from edgekit.errors import DataError
@@ -111,10 +112,11 @@ def with_likelihoods(
     subject: Subject, rows: Sequence[AskedRow], answered: Sequence[AnsweredRow]
 ) -> list[AnsweredRow]:
     """Add how likely the references are."""
-    measured = [subject.nll(row.sequences) for row in rows]
+    found = iter(subject.nll_of_each([one for row in rows for one in row.sequences]))
+    measured = [list(islice(found, len(row.sequences))) for row in rows]
     return [
-        replace(row, nll=nll, n_tokens=count)
-        for row, (nll, count) in zip(answered, measured, strict=True)
+        replace(row, nll=sum(nll for nll, _ in parts), n_tokens=sum(count for _, count in parts))
+        for row, parts in zip(answered, measured, strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
 from edgekit.building.device_weights import use_device_weights
+from edgekit.evaluating.torch_scoring import continuation_log_probs, nll_in_batches
 from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
@@ -21,7 +22,6 @@ from edgekit_runtime import Bundle
 from edgekit_runtime.classifying import classification_of, continuations
 
 Progress = Callable[[int], None]
-_LABELS_AT_ONCE = 8
 
 
 class Subject(Protocol):
@@ -61,6 +61,9 @@ class Subject(Protocol):
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """Total negative log-likelihood (nats) of the labelled tokens, and their number."""
+
+    def nll_of_each(self, sequences: Sequence[TokenizedExample]) -> list[tuple[float, int]]:
+        """The same of every sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class TorchSubject:
     def classify(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
     ) -> list[tuple[str, float]]:
-        """Every completion and its end in full, in small batches."""
+        """Every completion and its end in full, behind one run of the prompt."""
         found = []
         for number, question in enumerate(questions, 1):
             log_probs = self._label_scores(question, completions)
@@ -115,19 +118,15 @@ class TorchSubject:
         return found
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
-        """Over one sequence at a time: no padding, no surprises."""
-        total, count = 0.0, 0
-        for sequence in sequences:
-            learnt = [i for i, label in enumerate(sequence.labels) if i and label != IGNORED]
-            total += self._sum(sequence.input_ids, learnt)
-            count += len(learnt)
-        return total, count
+        """Over batches of similar length."""
+        return _sum_of(self.nll_of_each(sequences))
+
+    def nll_of_each(self, sequences: Sequence[TokenizedExample]) -> list[tuple[float, int]]:
+        """Over batches of similar length."""
+        return nll_in_batches(self.model, sequences, pad_token_id=min(self.end_ids))
 
     def _label_scores(self, question: Question, completions: Sequence[str]) -> list[float]:
         """Natural logarithm of how likely an answer is exactly each completion, end included."""
-        import torch
-
-        prompt = list(question.prompt_ids)
         alone = partial(self.tokenizer, add_special_tokens=False)
         encode_whole = (
             (lambda text: list(alone(text).input_ids))
@@ -136,25 +135,12 @@ class TorchSubject:
         )
         parts = continuations(
             question.prompt,
-            prompt,
+            question.prompt_ids,
             completions,
             encode_whole,
             lambda text: list(alone(text).input_ids),
         )
-        scores = []
-        for start in range(0, len(parts), _LABELS_AT_ONCE):
-            batch = parts[start : start + _LABELS_AT_ONCE]
-            width = max(len(part) for part in batch)
-            # Padding stands behind every token that counts, where causal attention ignores it.
-            ids = [[*prompt, *part, *[min(self.end_ids)] * (width - len(part))] for part in batch]
-            with torch.inference_mode():
-                logits = self.model(torch.tensor(ids)).logits[:, len(prompt) - 1 :].double()
-            log_probs = logits.log_softmax(-1)
-            for row, part in zip(log_probs, batch, strict=True):
-                end = torch.logsumexp(row[len(part), sorted(self.end_ids)], 0)
-                tokens = row[: len(part)].gather(1, torch.tensor(part)[:, None])
-                scores.append(float(tokens.sum() + end))
-        return scores
+        return continuation_log_probs(self.model, question.prompt_ids, parts, self.end_ids)
 
     def _nll_of(self, prompt: str, completion: str) -> float:
         head = len(encode(self.tokenizer, prompt))
@@ -235,14 +221,24 @@ class BundleSubject:
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """On the graph that keeps the logits of every position."""
-        total, count = 0.0, 0
+        return _sum_of(self.nll_of_each(sequences))
+
+    def nll_of_each(self, sequences: Sequence[TokenizedExample]) -> list[tuple[float, int]]:
+        """On the graph that keeps the logits of every position, one sequence at a time."""
+        found = []
         for sequence in sequences:
             log_probs = self.engine.token_log_probs(sequence.input_ids, adapter=self.adapter)
-            for position, label in enumerate(sequence.labels):
-                if position and label != IGNORED:
-                    total -= float(log_probs[position - 1])
-                    count += 1
-        return total, count
+            learnt = [
+                float(log_probs[position - 1])
+                for position, label in enumerate(sequence.labels)
+                if position and label != IGNORED
+            ]
+            found.append((-sum(learnt), len(learnt)))
+        return found
+
+
+def _sum_of(found: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    return sum(nll for nll, _ in found), sum(count for _, count in found)
 
 
 @contextmanager
@@ -263,6 +259,9 @@ def torch_subject(
     ends = end_token_ids(tokenizer, model.generation_config)
     if adapter is not None:
         model = with_adapter(model, resolved, adapter)
+        if any(config.use_dora for config in getattr(model, "peft_config", {}).values()):
+            # PEFT takes the norm of every weight anew for every token: half of the time.
+            model.merge_adapter(safe_merge=True)
     yield TorchSubject(model, tokenizer, ends, model.config.max_position_embeddings)
 
 

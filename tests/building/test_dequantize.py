@@ -115,6 +115,30 @@ def test_a_quantized_embedding_is_read_back_as_onnx_runtime_looks_it_up(table_ty
     np.testing.assert_allclose(weights["model.embed_tokens.weight"].values, looked_up, rtol=1e-6)
 
 
+def test_an_embedding_ends_where_its_last_block_is_padded() -> None:
+    rows, columns, block = 10, 48, 32
+    random = np.random.default_rng(4)
+    initializers: Initializers = {
+        "t": random.integers(0, 256, (rows, 32)).astype(np.uint8),
+        "s": (random.random((rows, 2)) + 0.1).astype(np.float32),
+        "b": np.array([0]),
+        "a": np.array([-1]),
+    }
+    model = graph(
+        "g = com.microsoft.GatherBlockQuantized"
+        f"<bits=4, gather_axis=0, quantize_axis=1, block_size={block}> (t, i, s) "
+        f"e = Constant<value_ints=[{columns}]> () y = Slice(g, b, e, a)",
+        "/model/embed_tokens/GatherBlockQuantized",
+        "int64[m] i",
+        f"float[m, {columns}] y",
+        initializers,
+    )
+    looked_up = run(model, {"i": np.arange(rows)})
+    weights = quantized_weights(model, contract_of(("q_proj", 4), k=48))
+    assert looked_up.shape == (rows, columns)
+    np.testing.assert_allclose(weights["model.embed_tokens.weight"].values, looked_up, rtol=1e-6)
+
+
 def test_a_tied_embedding_is_read_through_the_reshape_that_shares_the_head(
     built_target: BuiltTarget,
 ) -> None:

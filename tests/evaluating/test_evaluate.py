@@ -12,9 +12,11 @@ from edgekit.evaluating.answers import tfidf_answers, with_shots
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.evaluating.subjects import torch_subject
+from edgekit.evaluating.torch_scoring import continuation_log_probs
 from edgekit.training.examples import Example
 from edgekit.training.tokens import Question
 from edgekit_runtime.errors import AdapterError
+from tests.tiny_models import make_tiny_model
 
 ROWS = [
     ("where is my card", "lost"),
@@ -204,6 +206,28 @@ def test_classified_rows_say_how_likely_the_answer_is(
     assert {(row.prediction or "").strip() for row in report.rows} <= {"lost", "light"}
     assert all(0.5 <= (row.probability or 0) <= 1 for row in report.rows)
     assert report.confusion is not None and report.confusion.labels == ("light", "lost")
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3", "phi3"])
+def test_torch_classifies_behind_a_prompt_longer_than_the_window(
+    family: str, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = make_tiny_model(tmp_path / family, family)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    prompt, ends = [3 + i % 40 for i in range(90)], frozenset({0, 2})
+    parts = [[5], [5, 9, 11, 20], [7, 8], *([30, i, 12] for i in range(4, 21))]
+    expected = []
+    for part in parts:
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *part]])).logits[0]
+        log_probs = logits[len(prompt) - 1 :].double().log_softmax(-1)
+        own = sum(float(log_probs[place, token]) for place, token in enumerate(part))
+        expected.append(own + float(torch.logsumexp(log_probs[-1, sorted(ends)], 0)))
+    found = continuation_log_probs(model, prompt, parts, ends)
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) -> None:

@@ -116,3 +116,22 @@ def test_texts_without_a_second_token_are_refused(tiny_base: Path, tmp_path: Pat
             data=str(path), base=str(tiny_base), recipe={"text_template": "{text}"},
             method="perplexity",
         )  # fmt: skip
+
+
+def test_likelihoods_of_a_batch_are_those_of_each_row_alone(tiny_base: Path) -> None:
+    rows = [
+        TokenizedExample(
+            input_ids=tuple(3 + i % 50 for i in range(length)),
+            labels=tuple(IGNORED if i < prompt else 3 + i % 50 for i in range(length)),
+        )
+        for length, prompt in ((9, 4), (1, 0), (30, 29), (2, 0), (700, 200), (500, 500), (12, 1))
+    ]
+    with torch_subject(str(tiny_base), None) as subject:
+        wanted = [[i for i, label in enumerate(row.labels) if i and label >= 0] for row in rows]
+        alone = [subject._sum(row.input_ids, ones) if ones else 0.0
+                 for row, ones in zip(rows, wanted, strict=True)]  # fmt: skip
+        found = subject.nll_of_each(rows)
+        total, count = subject.nll(rows)
+    assert [count for _, count in found] == [5, 0, 1, 1, 500, 0, 11]
+    assert [nll for nll, _ in found] == pytest.approx(alone, rel=1e-5)
+    assert total == pytest.approx(sum(alone), rel=1e-5) and count == 518

@@ -1,0 +1,1 @@
+"""The long proofs: every method on real data, each cell once, over as many sessions as it takes."""
