@@ -3,6 +3,8 @@ PYTHON   ?= python3
 VENV     ?= .venv
 # Extra pip options, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a small torch.
 PIP_ARGS ?=
+# Processes that `make test` runs tests in; each takes up to 4 GB.
+JOBS     ?= 2
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
@@ -25,10 +27,10 @@ demo: setup
 	$(BIN)/edgekit demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not network"
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not real and not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not real and not slow and not gpu and not network"
 
 test-real: setup
 	$(BIN)/python -m pytest -m "real and not slow"

@@ -20,6 +20,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the suite, a file's tests stay in one of them.
+
+    The real tier is one group, since its bundle takes minutes to build, and begins first.
+    """
+    real = Path(__file__).parent / "real"
+    items.sort(key=lambda item: real not in item.path.parents)
+    for item in items:
+        group = "real" if real in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests out of the user's caches; EDGEKIT_TEST_CACHE keeps one between runs."""
