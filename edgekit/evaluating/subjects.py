@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
 from edgekit.building.device_weights import use_device_weights
+from edgekit.evaluating.token_pairs import TokenPair, score_pairs
 from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
@@ -44,10 +45,10 @@ class Subject(Protocol):
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
-        """Continue every prompt greedily; a stop string ends an answer before it."""
+        """Continue every prompt greedily; any of the stop strings ends an answer before it."""
 
     def choose(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -61,6 +62,9 @@ class Subject(Protocol):
 
     def nll(self, sequences: Sequence[TokenizedExample]) -> tuple[float, int]:
         """Total negative log-likelihood (nats) of the labelled tokens, and their number."""
+
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """Of tokens behind given ones: log-probability (nats), and whether greedy writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,19 @@ class TorchSubject:
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
         """Continue every prompt greedily, in batches."""
-        texts = generate_texts(
+        return generate_texts(
             self.model,
             self.tokenizer,
             [question.prompt_ids for question in questions],
             max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
+            stops=stops,
             on_progress=done,
         )
-        return [text.partition(stop)[0] if stop else text for text in texts]
 
     def choose(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -122,6 +126,10 @@ class TorchSubject:
             total += self._sum(sequence.input_ids, learnt)
             count += len(learnt)
         return total, count
+
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """In small batches, those of similar length together."""
+        return score_pairs(self.model, pairs, pad_token_id=min(self.end_ids))
 
     def _label_scores(self, question: Question, completions: Sequence[str]) -> list[float]:
         """Natural logarithm of how likely an answer is exactly each completion, end included."""
@@ -187,7 +195,7 @@ class BundleSubject:
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
         """Continue every prompt greedily, through the runtime that ships."""
@@ -199,7 +207,7 @@ class BundleSubject:
                 adapter=self.adapter,
                 max_new_tokens=max_new_tokens,
                 temperature=0.0,
-                stop=(stop,) if stop else (),
+                stop=tuple(stops),
             )
             texts.append(generation.text)
             done(number)
@@ -243,6 +251,11 @@ class BundleSubject:
                     total -= float(log_probs[position - 1])
                     count += 1
         return total, count
+
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """By the runtime that ships: what several pairs begin with is run once."""
+        scores = self.engine.score_tokens(pairs, adapter=self.adapter)
+        return [(score.log_prob, score.is_greedy) for score in scores]
 
 
 @contextmanager
