@@ -25,7 +25,7 @@ def quiet_libraries() -> Iterator[None]:
         stack.callback(transformers_logging.set_verbosity, verbosity)
         stack.enter_context(_no_bars())
         for name in ("huggingface_hub", "datasets", "gguf"):
-            stack.enter_context(_errors_only(logging.getLogger(name)))
+            stack.enter_context(errors_only(logging.getLogger(name)))
         stack.enter_context(warnings.catch_warnings())
         for category in (FutureWarning, DeprecationWarning, UserWarning):
             for module in _CHATTY:
@@ -51,7 +51,8 @@ def _no_bars() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_only(logger: logging.Logger) -> Iterator[None]:
+def errors_only(logger: logging.Logger) -> Iterator[None]:
+    """Let a library tell nothing but errors inside."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

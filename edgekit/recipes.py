@@ -51,6 +51,23 @@ def _check_class_weights(value: Any) -> Any:
     return {label: float(weight) for label, weight in value.items()}
 
 
+class EarlyStopping(_Typed):
+    """When a run ends before its last step.
+
+    Attributes:
+        patience: Evaluations in a row without a gain that end the run.
+        min_delta: What the validation loss has to fall by, below the lowest so far, to be a gain.
+    """
+
+    patience: int = Field(ge=1, strict=True)
+    min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_the_patience_alone(cls, value: Any) -> Any:
+        return {"patience": value} if isinstance(value, int) else value
+
+
 class TrainRecipe(_Typed):
     """``edgekit train recipe.yaml``.
 
@@ -61,6 +78,7 @@ class TrainRecipe(_Typed):
         loss_options: Keyword arguments that the loss class is made with.
         class_weights: How much a row of a classification counts in the loss, by its label.
         training: Hugging Face ``TrainingArguments`` by their own names; checked when training.
+        early_stopping: End the run when the validation loss no longer falls.
         metrics: Scored on validation at the end; the task's own by default.
         seed: Of the split, the adapter's first weights, the order of rows and dropout.
     """
@@ -76,6 +94,7 @@ class TrainRecipe(_Typed):
     loss_options: dict[str, Any] = {}
     class_weights: Annotated[Any, BeforeValidator(_check_class_weights)] = None
     training: dict[str, Any] = {}
+    early_stopping: EarlyStopping | None = None
     metrics: tuple[str, ...] | None = None
     output: Path
     seed: int = Field(default=42, ge=0, lt=2**32)

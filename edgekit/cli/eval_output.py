@@ -9,7 +9,7 @@ import typer
 from edgekit_runtime.cli.console import add_row, console, new_table, note, printable, warn
 
 if TYPE_CHECKING:
-    from edgekit.evaluating.report import EvaluationReport
+    from edgekit.evaluating.report import EvaluationReport, HarnessFigures
     from edgekit.evaluating.sampling import Interval
 
 _N_CONFUSED = 5
@@ -60,6 +60,9 @@ def print_report(report: "EvaluationReport") -> None:
     screen = console()
     who = f"{report.subject} + {report.adapter}" if report.adapter else report.subject
     screen.print(f"{who}, {report.method}, {report.n_rows} rows", markup=False, soft_wrap=True)
+    if report.harness is not None:
+        _print_harness(report, report.harness)
+        return
     sure = f"{report.confidence:.0%} interval"
     table = new_table(None, ["metric", "score", sure], right=["score", sure])
     for name, value in report.metrics.items():
@@ -78,6 +81,22 @@ def print_report(report: "EvaluationReport") -> None:
         asked = printable(row["prompt"][-200:])
         got = f"  reference: {row['reference']}\n  prediction: {printable(row['prediction'])}"
         screen.print(f"{asked}\n{got}\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_harness(report: "EvaluationReport", figures: "HarnessFigures") -> None:
+    for name, task in figures.tasks.items():
+        text = f"{name}, version {task.version}: {task.n_rows} rows, {task.shots} shots"
+        console().print(text, markup=False, highlight=False, soft_wrap=True)
+    sure = f"{report.confidence:.0%} interval"
+    columns = ["score", "stderr", sure]
+    table = new_table(None, ["metric", *columns], right=columns)
+    for name, value in report.metrics.items():
+        error = figures.standard_errors[name]
+        shown = "unknown" if error is None else f"{error:.3f}"
+        add_row(table, name, f"{value:.3f}", shown, shown_interval(report.intervals[name]))
+    console().print(table)
+    if figures.n_cut:
+        warn(f"{figures.n_cut} requests are over the context; their beginning was left out")
 
 
 def shown_interval(interval: "Interval | None") -> str:

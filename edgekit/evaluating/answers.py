@@ -72,7 +72,7 @@ def generate_answers(
     predictions = subject.answer(
         _questions(rows),
         max_new_tokens=max_new_tokens,
-        stop=stop,
+        stops=(stop,) if stop else (),
         done=lambda count: on_progress(count, len(rows)),
     )
     return _answered(rows, predictions)

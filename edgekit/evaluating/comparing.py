@@ -191,17 +191,19 @@ _ROW_TYPES: Mapping[str, tuple[type, ...]] = {
     "probability": (float, int, type(None)),
     "nll": (float, int, type(None)),
     "n_tokens": (int, type(None)),
+    "is_right": (bool, type(None)),
 }
+_LATER = frozenset({"is_right"})  # older results are without it
 
 
 def _row_problem(row: Any) -> str | None:
     if not isinstance(row, dict):
         return f"expected an object, got {type(row).__name__}"
-    lacking = [name for name in _ROW_TYPES if name not in row]
+    lacking = [name for name in _ROW_TYPES if name not in row and name not in _LATER]
     extra = [name for name in row if name not in _ROW_TYPES]
     if lacking or extra:
         return f"lacks {', '.join(lacking)}" if lacking else f"unknown {', '.join(extra)}"
     for name, types in _ROW_TYPES.items():
-        if not isinstance(row[name], types):
+        if not isinstance(row.get(name), types):
             return f"{name}: got {type(row[name]).__name__}"
     return None

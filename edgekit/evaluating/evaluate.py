@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from edgekit.evaluating.metrics import (
     perplexity_of_sums,
     recorded_metrics,
 )
+from edgekit.evaluating.opening import open_subject, subject_name
 from edgekit.evaluating.recorded import (
     FLOAT_WEIGHTS,
     base_weights,
@@ -36,10 +36,7 @@ from edgekit.evaluating.recorded import (
 from edgekit.evaluating.report import EvaluationReport, wrong_rows
 from edgekit.evaluating.rows import AnsweredRow, ask, key_of
 from edgekit.evaluating.sampling import check_confidence, intervals_of
-from edgekit.evaluating.subjects import Subject, bundle_subject, torch_subject
-from edgekit.method_recipes import target_of
 from edgekit.quiet import quiet_libraries
-from edgekit.targets import load_target
 
 _DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -131,12 +128,12 @@ def evaluate(
         else:
             shown = with_shots(examples, known, shots) if method == "few-shot" else None
             is_read = method == "perplexity"
-            with _open(bundle, base, adapter, target, weights) as subject:
+            with open_subject(bundle, base, adapter, target, weights) as subject:
                 asked, n_too_long = ask(examples, subject, data, shown=shown, is_only_read=is_read)
                 _refuse_other_rows(rival, [(row.number, row.key) for row in asked])
                 rows = answer_rows(subject, asked, way, on_progress)
             if way.is_measured and weights is not None:
-                with _open(None, base, adapter, None, None) as plain:
+                with open_subject(None, base, adapter, None, None) as plain:
                     nll, n_tokens = plain.nll([one for row in asked for one in row.sequences])
                 losses = {weights: _loss_of(rows), FLOAT_WEIGHTS: nll / n_tokens}
     measured = _measure(names, rows, labels)
@@ -147,7 +144,7 @@ def evaluate(
         others = _measure(names, rival.rows, labels)
         comparison = compare(measured, others, rows, rival, confidence)
     return EvaluationReport(
-        subject="tfidf" if method == "tfidf" else _subject_name(bundle, base, weights),
+        subject="tfidf" if method == "tfidf" else subject_name(bundle, base, weights),
         adapter=None if method == "tfidf" else adapter,
         method=method,
         data=data,
@@ -204,26 +201,6 @@ def _measure(
     return measured
 
 
-def _open(
-    bundle: Path | None,
-    base: str | None,
-    adapter: str | None,
-    target: str | None,
-    weights: str | None,
-) -> AbstractContextManager[Subject]:
-    if bundle is not None:
-        return bundle_subject(bundle, adapter, target=target)
-    name = target_of(weights)
-    profile = load_target(name) if name else None
-    return torch_subject(base or "", Path(adapter) if adapter else None, profile=profile)
-
-
 def _loss_of(rows: Sequence[AnsweredRow]) -> float:
     """Nats a token of the references, over all rows."""
     return sum(row.nll or 0 for row in rows) / sum(row.n_tokens or 0 for row in rows)
-
-
-def _subject_name(bundle: Path | None, base: str | None, weights: str | None) -> str:
-    if bundle is not None:
-        return f"bundle {bundle}"
-    return f"torch {base}, weights of {weights}" if weights else f"torch {base}"

@@ -10,7 +10,7 @@ from edgekit.evaluating.rows import AnsweredRow
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _N_WORST = 20
 _N_CONFUSED = 10
-_NOT_SHARES = frozenset({"perplexity"})
+_NOT_SHARES = ("perplexity", "bits_per_byte")  # a harness task has them with words before
 
 
 def html_report(report: EvaluationReport) -> str:
@@ -19,9 +19,9 @@ def html_report(report: EvaluationReport) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    shares = {name: v for name, v in report.metrics.items() if name not in _NOT_SHARES}
+    shares = {name: v for name, v in report.metrics.items() if not name.endswith(_NOT_SHARES)}
     compared = report.comparison.metrics if report.comparison else {}
-    differences = {n: found for n, found in compared.items() if n not in _NOT_SHARES}
+    differences = {n: found for n, found in compared.items() if not n.endswith(_NOT_SHARES)}
     return template.render(
         report=report,
         scores=draw_scores(shares, report.intervals, "score"),
@@ -42,7 +42,7 @@ def worst_rows(rows: Sequence[AnsweredRow], count: int) -> list[AnsweredRow]:
 
     Rows that were only read count as wrong.
     """
-    wrong = [r for r in rows if r.prediction is None or r.prediction.strip() != r.reference.strip()]
+    wrong = [row for row in rows if row.is_wrong]
     return sorted(wrong, key=lambda row: (-(row.probability or 0), -_surprise(row)))[:count]
 
 

@@ -13,6 +13,40 @@ _N_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HarnessTask:
+    """One task of lm-evaluation-harness, as it was run.
+
+    Attributes:
+        version: The task's own.
+        shots: Solved rows before every prompt.
+    """
+
+    version: str
+    shots: int
+    n_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HarnessFigures:
+    """What lm-evaluation-harness says beside scores.
+
+    Attributes:
+        version: Of the harness.
+        standard_errors: Of every metric; None where the harness has none.
+        higher_is_better: Of every metric; None where the task does not say.
+        n_cut: Requests whose beginning was left out, since they are over the context.
+        chat_template: Whether prompts went through the base's chat template.
+    """
+
+    version: str
+    tasks: Mapping[str, HarnessTask]
+    standard_errors: Mapping[str, float | None]
+    higher_is_better: Mapping[str, bool | None]
+    n_cut: int
+    chat_template: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationReport:
     """Scores of one subject on one data set.
 
@@ -29,6 +63,7 @@ class EvaluationReport:
         wrong: Up to five rows that were answered otherwise than the reference.
         rows: Every row that was scored.
         comparison: With another run, where one was given.
+        harness: Of method ``harness``; its intervals are made of the standard errors.
     """
 
     subject: str
@@ -46,6 +81,7 @@ class EvaluationReport:
     wrong: tuple[Mapping[str, str], ...]
     rows: tuple[AnsweredRow, ...]
     comparison: Comparison | None
+    harness: HarnessFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -57,10 +93,10 @@ def wrong_rows(rows: Sequence[AnsweredRow], count: int = _N_SHOWN) -> tuple[dict
     differing = [
         {
             "prompt": row.prompt,
-            "prediction": row.prediction.strip(),
+            "prediction": (row.prediction or "").strip(),
             "reference": row.reference.strip(),
         }
         for row in rows
-        if row.prediction is not None and row.prediction.strip() != row.reference.strip()
+        if row.prediction is not None and row.is_wrong
     ]
     return tuple(differing[:count])

@@ -44,6 +44,8 @@ class AnsweredRow:
         probability: Of the prediction among the labels, where they were classified.
         nll: Negative log-likelihood (nats) of the tokens that should follow, where measured.
         n_tokens: Their number.
+        is_right: What a harness task's own accuracy says; None where the prediction is compared
+            with the reference.
     """
 
     number: int
@@ -54,6 +56,14 @@ class AnsweredRow:
     probability: float | None = None
     nll: float | None = None
     n_tokens: int | None = None
+    is_right: bool | None = None
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it was answered otherwise than it should be; what was only read counts too."""
+        if self.is_right is not None:
+            return not self.is_right
+        return self.prediction is None or self.prediction.strip() != self.reference.strip()
 
 
 def key_of(example: Example) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
 from edgekit.building.device_weights import use_device_weights
+from edgekit.evaluating.token_pairs import TokenPair, score_pairs
 from edgekit.evaluating.torch_scoring import continuation_log_probs, nll_in_batches
 from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
@@ -44,10 +45,10 @@ class Subject(Protocol):
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
-        """Continue every prompt greedily; a stop string ends an answer before it."""
+        """Continue every prompt greedily; any of the stop strings ends an answer before it."""
 
     def choose(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -65,6 +66,9 @@ class Subject(Protocol):
     def nll_of_each(self, sequences: Sequence[TokenizedExample]) -> list[tuple[float, int]]:
         """The same of every sequence."""
 
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """Of tokens behind given ones: log-probability (nats), and whether greedy writes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TorchSubject:
@@ -80,19 +84,19 @@ class TorchSubject:
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
         """Continue every prompt greedily, in batches."""
-        texts = generate_texts(
+        return generate_texts(
             self.model,
             self.tokenizer,
             [question.prompt_ids for question in questions],
             max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
+            stops=stops,
             on_progress=done,
         )
-        return [text.partition(stop)[0] if stop else text for text in texts]
 
     def choose(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -124,6 +128,10 @@ class TorchSubject:
     def nll_of_each(self, sequences: Sequence[TokenizedExample]) -> list[tuple[float, int]]:
         """Over batches of similar length."""
         return nll_in_batches(self.model, sequences, pad_token_id=min(self.end_ids))
+
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """In small batches, those of similar length together."""
+        return score_pairs(self.model, pairs, pad_token_id=min(self.end_ids))
 
     def _label_scores(self, question: Question, completions: Sequence[str]) -> list[float]:
         """Natural logarithm of how likely an answer is exactly each completion, end included."""
@@ -173,7 +181,7 @@ class BundleSubject:
         questions: Sequence[Question],
         *,
         max_new_tokens: int,
-        stop: str | None,
+        stops: Sequence[str],
         done: Progress,
     ) -> list[str]:
         """Continue every prompt greedily, through the runtime that ships."""
@@ -185,7 +193,7 @@ class BundleSubject:
                 adapter=self.adapter,
                 max_new_tokens=max_new_tokens,
                 temperature=0.0,
-                stop=(stop,) if stop else (),
+                stop=tuple(stops),
             )
             texts.append(generation.text)
             done(number)
@@ -235,6 +243,11 @@ class BundleSubject:
             ]
             found.append((-sum(learnt), len(learnt)))
         return found
+
+    def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
+        """By the runtime that ships: what several pairs begin with is run once."""
+        scores = self.engine.score_tokens(pairs, adapter=self.adapter)
+        return [(score.log_prob, score.is_greedy) for score in scores]
 
 
 def _sum_of(found: Sequence[tuple[float, int]]) -> tuple[float, int]:

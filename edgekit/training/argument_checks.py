@@ -47,6 +47,8 @@ _RENAMED = {
     "steps": "max_steps",
     "lr": "learning_rate",
     "no_cuda": "use_cpu",
+    "early_stopping_patience": "early_stopping: {patience: 3}, at the top of the recipe",
+    "early_stopping_threshold": "early_stopping: {min_delta: 0.01}, at the top of the recipe",
     "group_by_length": "nothing: edgekit groups rows by length",
     "logging_dir": "nothing: TensorBoard's files are in `runs` of the output",
 }

@@ -15,6 +15,7 @@ FULL_LEARNING_RATE = 5e-5  # every weight moves, so each moves less
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_EPOCHS = 3.0
 N_EVALUATIONS = 5
+N_EVALUATIONS_TO_STOP = 10  # early stopping chooses among more
 
 
 def training_arguments(
@@ -36,7 +37,8 @@ def training_arguments(
     given = recipe.training
     on_cpu = trains_on_cpu(given)
     max_steps = _max_steps(given, n_sequences)
-    interval = max(1, math.ceil(max_steps / N_EVALUATIONS))
+    n_evaluations = N_EVALUATIONS_TO_STOP if recipe.early_stopping else N_EVALUATIONS
+    interval = max(1, math.ceil(max_steps / n_evaluations))
     # The best step can only be kept where a checkpoint is written: one interval for both.
     interval = given.get("eval_steps", given.get("save_steps", interval))
     # What a person gives for one of evaluation and checkpoints holds for the other.
@@ -82,6 +84,19 @@ def training_arguments(
     }
     if not validates:
         fixed["eval_strategy"] = "no"
+    if recipe.early_stopping is not None:
+        from edgekit.training.early_stopping import early_stopping_problem
+
+        problem = early_stopping_problem(
+            recipe.early_stopping,
+            validates=validates,
+            keeps_best=keeps_best,
+            max_steps=max_steps,
+            interval=interval if strategy == "steps" else _steps_per_epoch(given, n_sequences),
+        )
+        if problem is not None:
+            raise RecipeError("training cannot be used", problems=[problem])
+        fixed["restore_callback_states_from_checkpoint"] = True
     try:
         return TrainingArguments(**values | given | fixed)
     except (ValueError, TypeError, ImportError) as err:
@@ -91,10 +106,14 @@ def training_arguments(
 def _max_steps(training: dict[str, Any], n_sequences: int) -> int:
     if training.get("max_steps", -1) > 0:
         return int(training["max_steps"])
+    epochs = float(training.get("num_train_epochs", DEFAULT_EPOCHS))
+    return max(1, math.ceil(_steps_per_epoch(training, n_sequences) * epochs))
+
+
+def _steps_per_epoch(training: dict[str, Any], n_sequences: int) -> int:
     batch = int(training.get("per_device_train_batch_size", DEFAULT_BATCH_SIZE))
     batch *= int(training.get("gradient_accumulation_steps", 1)) * processes().n
-    epochs = float(training.get("num_train_epochs", DEFAULT_EPOCHS))
-    return max(1, math.ceil(math.ceil(n_sequences / batch) * epochs))
+    return math.ceil(n_sequences / batch)
 
 
 def lora_config(lora: LoraRecipe, *, use_dora: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """Greedy generation in batches with transformers, for scoring."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -11,6 +12,7 @@ def generate_texts(
     *,
     max_new_tokens: int,
     end_ids: frozenset[int],
+    stops: Sequence[str] = (),
     batch_size: int = 16,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
@@ -22,6 +24,7 @@ def generate_texts(
         prompts: Token ids.
         max_new_tokens: Limit for each.
         end_ids: Tokens that end an answer.
+        stops: Texts that end an answer, and are no part of it.
         batch_size: Prompts in one batch; they are padded on the left, short ones first.
         on_progress: Told how many are done.
 
@@ -53,11 +56,34 @@ def generate_texts(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
+                stopping_criteria=(
+                    [partial(_hold_a_stop, tokenizer, tuple(stops), width)] if stops else None
+                ),
             )
         for index, row in zip(chosen, out[:, width:], strict=True):
-            texts[index] = tokenizer.decode(row, skip_special_tokens=True)
+            texts[index] = _up_to(stops, tokenizer.decode(row, skip_special_tokens=True))
         on_progress(start + len(chosen))
     return texts
+
+
+def _hold_a_stop(
+    tokenizer: Any, stops: tuple[str, ...], width: int, ids: Any, scores: Any, **_: Any
+) -> Any:
+    """Which rows have written one of the stop texts, as transformers asks after every token."""
+    import torch
+
+    # A token is a byte at least; the few more are for a character that the first ones are cut from.
+    n_tokens = max(len(stop.encode()) for stop in stops) + 4
+    newest = ids[:, max(width, ids.shape[1] - n_tokens) :]
+    texts = tokenizer.batch_decode(newest, skip_special_tokens=True)
+    held = [any(stop in text for stop in stops) for text in texts]
+    return torch.tensor(held, device=ids.device)
+
+
+def _up_to(stops: Sequence[str], text: str) -> str:
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
 
 
 def end_token_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:

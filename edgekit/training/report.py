@@ -57,6 +57,8 @@ class TrainingReport:
         quantization: Of those device's weights: target, fingerprint and options; None for others.
         n_generated: By split, the rows that those metrics were generated for.
         best_step: Whose weights were kept: lowest validation loss, or the last step.
+        stopped_early: Whether the run ended before its last step, since the validation loss no
+            longer fell.
         seconds: Of the training loop, evaluations included; since the resume, if resumed.
         tokens_per_s: Tokens read in training, padding left out, by those seconds.
         peak_rss_bytes: Most memory that the process held, from its start.
@@ -80,6 +82,7 @@ class TrainingReport:
     steps: int
     best_step: int
     resumed_from_step: int
+    stopped_early: bool
     loss_curve: Sequence[LossPoint]
     metrics: Mapping[str, Mapping[str, float]]
     losses: Mapping[str, Mapping[str, float]]

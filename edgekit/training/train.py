@@ -168,6 +168,10 @@ def _run(
     meter = UsageMeter()
     trainer = _trainer(prepared, model, arguments, own_loss, tell)
     trainer.add_callback(meter)
+    if recipe.early_stopping is not None:
+        from edgekit.training.early_stopping import stop_early
+
+        trainer.add_callback(stop_early(recipe.early_stopping))
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     tell(Message(text=f"going on from step {resumed_from}" if checkpoint else "training"))
     started = time.perf_counter()
@@ -175,6 +179,9 @@ def _run(
     seconds = time.perf_counter() - started
     state = trainer.state
     usage = meter.measured(state.global_step)
+    is_stopped_early = state.global_step < state.max_steps
+    if is_stopped_early:
+        tell(Message(text=f"stopped early, at step {state.global_step} of {state.max_steps}"))
     curve = loss_curve_of(state.log_history)
     verdicts = verdicts_of(curve)
     for verdict in verdicts:
@@ -193,6 +200,7 @@ def _run(
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
         resumed_from_step=resumed_from,
+        stopped_early=is_stopped_early,
         loss_curve=curve,
         metrics=metrics,
         losses=losses,

@@ -223,17 +223,31 @@ class Engine:
         pairs = [
             split_completion(prompt_tokens, tokenizer.encode(prompt + text)) for text in completions
         ]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (prompt_part, _) in enumerate(pairs):
-            groups.setdefault(tuple(prompt_part), []).append(index)
-        longest = max((len(head) + len(tail) for head, tail in pairs), default=0)
-        self._check_scored_length(longest)
-        scores: dict[int, Score] = {}
-        with closing(self._scoring_decoder(adapter, longest)) as decoder:
-            for head, indices in groups.items():
-                tails = [pairs[index][1] for index in indices]
-                scores |= zip(indices, score_completions(decoder, head, tails), strict=True)
-        return [scores[index] for index in range(len(pairs))]
+        return self._score_pairs(pairs, adapter)
+
+    def score_tokens(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, adapter: str | None = None
+    ) -> list[Score]:
+        """Say how likely tokens are after other tokens; what several pairs begin with is run once.
+
+        Args:
+            pairs: Tokens that are given and tokens that are scored, at least one of each.
+            adapter: Name of an adapter; None for the base.
+
+        Raises:
+            GenerationError: If a pair lacks tokens or does not fit the context. The last token
+                is not run, so it needs no room.
+        """
+        problems = [
+            f"pairs[{i}]: expected token ids before and behind, none below 0"
+            for i, (head, tail) in enumerate(pairs)
+            if not len(head) or not len(tail) or min(*head, *tail) < 0
+        ]
+        if problems:
+            raise GenerationError(
+                "these tokens cannot be scored", problems=problems, hint="Use Engine.tokenize."
+            )
+        return self._score_pairs(pairs, adapter)
 
     def token_log_probs(
         self, token_ids: Sequence[int], *, adapter: str | None = None
@@ -365,6 +379,21 @@ class Engine:
                 problems=[f"expected at most {self.context_length} tokens, got {n_tokens}"],
                 hint="Score it in windows.",
             )
+
+    def _score_pairs(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], adapter: str | None
+    ) -> list[Score]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (head, _) in enumerate(pairs):
+            groups.setdefault(tuple(head), []).append(index)
+        longest = max((len(head) + len(tail) - 1 for head, tail in pairs), default=0)
+        self._check_scored_length(longest)
+        scores: dict[int, Score] = {}
+        with closing(self._scoring_decoder(adapter, longest)) as decoder:
+            for shared, indices in groups.items():
+                tails = [pairs[index][1] for index in indices]
+                scores |= zip(indices, score_completions(decoder, shared, tails), strict=True)
+        return [scores[index] for index in range(len(pairs))]
 
     def _scoring_decoder(self, adapter: str | None, n_tokens: int) -> Decoder:
         return self._loaded.decoder(adapter=adapter, capacity_tokens=n_tokens, kind="score")

@@ -16,10 +16,12 @@ class Score:
     Attributes:
         log_prob: Natural logarithm of its probability, summed over its tokens.
         n_tokens: Number of its tokens.
+        is_greedy: Whether each of its tokens is the likeliest where it stands.
     """
 
     log_prob: float
     n_tokens: int
+    is_greedy: bool
 
 
 def token_log_probs(decoder: Decoder, tokens: Sequence[int]) -> NDArray[np.float64]:
@@ -41,11 +43,13 @@ def score_completions(
     scores = []
     for completion in completions:
         total = float(_log_probs(first, completion[:1]).sum())
+        is_greedy = _are_likeliest(first, completion[:1])
         if len(completion) > 1:
             decoder.rewind(len(prompt))
             for logits, targets in _logits_and_targets(decoder, completion):
                 total += float(_log_probs(logits, targets).sum())
-        scores.append(Score(log_prob=total, n_tokens=len(completion)))
+                is_greedy &= _are_likeliest(logits, targets)
+        scores.append(Score(log_prob=total, n_tokens=len(completion), is_greedy=is_greedy))
     return scores
 
 
@@ -68,6 +72,10 @@ def _logits_and_targets(
     for start in range(0, len(tokens) - 1, PREFILL_CHUNK_TOKENS):
         end = min(start + PREFILL_CHUNK_TOKENS, len(tokens) - 1)
         yield decoder.piece_logits(tokens[start:end]), tokens[start + 1 : end + 1]
+
+
+def _are_likeliest(logits: NDArray[np.float32], targets: Sequence[int]) -> bool:
+    return bool((logits.argmax(axis=-1) == np.asarray(targets)).all())
 
 
 def _log_probs(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[np.float64]:

@@ -41,6 +41,7 @@ MODELS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
         recipes.TrainRecipe,
+        recipes.EarlyStopping,
         data_recipe.DataRecipe,
         method_recipes.LoraRecipe,
         method_recipes.BottleneckRecipe,

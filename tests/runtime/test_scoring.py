@@ -67,11 +67,42 @@ def test_a_token_across_the_border_counts_to_the_completion() -> None:
     assert split_completion([1], [7]) == ([7], [])
 
 
+@pytest.mark.parametrize("adapter", [None, "alpha"])
+def test_tokens_are_greedy_where_generation_would_write_them(
+    engine: Engine, adapter: str | None
+) -> None:
+    prompt = engine.tokenize(PROMPT)
+    written = engine.generate(PROMPT, adapter=adapter, max_new_tokens=4).token_ids
+    assert len(written) == 4
+    other = [*written[:3], written[3] + 1]
+    late, early, both = engine.score_tokens(
+        [(prompt, written), ([*prompt, *written[:2]], written[2:]), (prompt, other)],
+        adapter=adapter,
+    )
+    assert (late.is_greedy, early.is_greedy, both.is_greedy) == (True, True, False)
+    expected = engine.token_log_probs([*prompt, *written], adapter=adapter)
+    assert late.log_prob == pytest.approx(expected[-4:].sum(), abs=1e-3)
+    assert early.log_prob == pytest.approx(expected[-2:].sum(), abs=1e-3)
+
+
+def test_the_last_token_that_is_scored_needs_no_room(engine: Engine) -> None:
+    tokens = (engine.tokenize(PROMPT) * engine.context_length)[: engine.context_length + 1]
+    (score,) = engine.score_tokens([(tokens[:1], tokens[1:])])
+    assert score.n_tokens == engine.context_length
+    expected = engine.token_log_probs(tokens[:-1]).sum()
+    last = engine.score_tokens([(tokens[:-1], tokens[-1:])])[0].log_prob
+    assert score.log_prob == pytest.approx(expected + last, abs=0.05)
+    with pytest.raises(GenerationError, match="too long for the context"):
+        engine.score_tokens([(tokens, tokens[:1])])
+
+
 def test_nothing_to_score_is_refused(engine: Engine) -> None:
     with pytest.raises(GenerationError, match=r"completions\[1\]: empty"):
         engine.score(PROMPT, ["a", ""])
     with pytest.raises(GenerationError, match="prompt: empty"):
         engine.score("", ["a"])
+    with pytest.raises(GenerationError, match=r"pairs\[1\]: expected token ids before and behind"):
+        engine.score_tokens([([1], [2]), ([1], [])])
     with pytest.raises(GenerationError, match="at least two token ids"):
         engine.token_log_probs([1])
     with pytest.raises(GenerationError, match="too long for the context"):
