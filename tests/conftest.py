@@ -20,11 +20,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the suite, a file's tests stay in one of them.
 
-    The real tier is one group, since its bundle takes minutes to build, and begins first.
+    The real tier is one group, since its bundle takes minutes to build, and begins first. The
+    runtime's tests also run where pytest-xdist is not installed.
     """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     real = Path(__file__).parent / "real"
     items.sort(key=lambda item: real not in item.path.parents)
     for item in items:

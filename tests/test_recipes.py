@@ -121,8 +121,8 @@ def test_every_problem_is_told_at_once_with_the_nearest_name() -> None:
         "lora_alpha, lora_dropout, modules_to_save, r, rank_pattern, target_modules, use_rslora",
         "seed: expected a whole number, got 'x'",
         "metod: unknown key; did you mean 'method' or 'metrics'? known: base, bottleneck, "
-        "class_weights, data, license, lora, loss, loss_options, method, metrics, output, seed, "
-        "task, training, weights",
+        "class_weights, data, early_stopping, license, lora, loss, loss_options, method, metrics, "
+        "output, seed, task, training, weights",
     )
 
 
