@@ -89,7 +89,7 @@ app = group_of(
         "bench": BENCH,
         "bundle": Mount(
             source="edgekit.cli.bundle:app",
-            summary="Inspect or verify a bundle, add or remove its adapters.",
+            summary="Look into a bundle, compare it, change its adapters, push or pull it.",
             panel=_LOOK,
         ),
         "targets": Mount(
