@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli.bundle_diff import diff_command
+from edgekit.cli.bundle_push import push_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
 from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
+from edgekit_runtime.cli.pull import pull_command
 from edgekit_runtime.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
 app.command(name="diff")(diff_command)
+app.command(name="push")(push_command)
+app.command(name="pull", cls=PathAwareCommand)(pull_command)
 
 
 @app.callback()

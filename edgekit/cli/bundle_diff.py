@@ -32,8 +32,8 @@ def diff_command(
     from edgekit_runtime.cli.console import write_json
     from edgekit_runtime.difference import compare
 
-    manifests = [Bundle.open(path, verify="sizes").manifest for path in (old, new)]
-    found = compare(*manifests)
+    before, after = (Bundle.open(path, verify="sizes").manifest for path in (old, new))
+    found = compare(before, after)
     if as_json:
         write_json(found.to_dict())
     else:

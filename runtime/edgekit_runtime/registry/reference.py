@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from edgekit_runtime.digests import is_digest
 from edgekit_runtime.errors import RegistryError
 
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
@@ -11,7 +12,6 @@ _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHAPE = "HOST[:PORT]/NAME[:TAG][@sha256:DIGEST]"
 
 
@@ -46,7 +46,7 @@ class Reference:
             problems.append(f"name: expected lower case letters and digits, got {repository!r}")
         if colon and not _TAG.fullmatch(tag):
             problems.append(f"tag: expected at most 128 of A-Z a-z 0-9 _ . -, got {tag!r}")
-        if at and not _DIGEST.fullmatch(digest):
+        if at and not is_digest(digest):
             problems.append(f"digest: expected sha256:<64 hex>, got {digest!r}")
         if problems:
             raise RegistryError(
