@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekit.bases import Base
 from edgekit.building.device_weights import device_weights
+from edgekit.building.health import record_health
 from edgekit.building.inputs import check_inputs, quantization_in_words
 from edgekit.building.parity import check_parity
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures
@@ -28,6 +30,7 @@ from edgekit.bundling.write import (
 from edgekit.quantizing.quantize import quantize_base
 from edgekit.targets import TargetProfile
 from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.health import HEALTH_FILE
 from edgekit_runtime.manifest import BaseRecord, Manifest
 
 
@@ -146,6 +149,7 @@ def build(
             }
             for target, contract in contracts.items()
         }
+        health = {target: _record_health(root, target, files[target]) for target in profiles}
         figures = {}
         if parity:
             figures = _check_targets(root, resolved, profiles, contracts, files, clock, on_message)
@@ -170,6 +174,7 @@ def build(
                 stems,
                 resolved.fingerprint,
                 {target: by_adapter[adapter] for target, by_adapter in figures.items()},
+                {target: told[adapter] for target, told in health.items() if adapter in told},
             )
             for adapter, source in adapters.items()
         }
@@ -193,6 +198,19 @@ def parity_report(
         target: {name or "base": figure.to_dict() for name, figure in by_adapter.items()}
         for target, by_adapter in figures.items()
     }
+
+
+def _record_health(
+    root: Path, target: str, files: Mapping[str, AdapterFiles]
+) -> dict[str, dict[str, Any]]:
+    """What a target answers; the base's answer goes into the target's directory."""
+    directory = root / "targets" / target
+    told = record_health(
+        directory, {name: (file.onnx, file.prompts) for name, file in files.items()}
+    )
+    if "" in told:
+        write_json(directory / HEALTH_FILE, told[""])
+    return told
 
 
 class _Clock:

@@ -107,6 +107,33 @@ def open_sessions(
     return TargetSessions(target, threads)
 
 
+def last_logits(
+    target: Path, rows: Sequence[tuple[Sequence[int], Path | None]]
+) -> list[npt.NDArray[np.float32]]:
+    """Logits (vocabulary,) after each row of tokens under an adapter, by the graph that generates.
+
+    On the CPU with one thread, as it ships.
+
+    Args:
+        target: Directory with model.onnx.
+        rows: Tokens, and an ``.onnx_adapter`` or None.
+    """
+    import onnxruntime as ort
+
+    session = _session((target / "model.onnx").read_bytes(), _CPU, target, threads=1)
+    config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
+    found = []
+    for row, adapter in rows:
+        options, loaded = ort.RunOptions(), ort.LoraAdapter()
+        if adapter is not None:
+            loaded.Load(os.fspath(adapter))
+            options.add_active_adapter(loaded)
+        feeds = feeds_of(session, row, config["model"]["decoder"])
+        (logits,) = session.run(["logits"], feeds, options)
+        found.append(np.asarray(logits[0, -1], np.float32))
+    return found
+
+
 def gate_provider(profile: TargetProfile) -> str:
     """What computes a target's graphs in the gate: its own provider where it works here.
 

@@ -84,6 +84,7 @@ def write_card(
     stems: Mapping[str, str],
     base_fingerprint: str,
     parity: Mapping[str, ParityFigures],
+    health: Mapping[str, Mapping[str, Any]],
 ) -> AdapterRecord:
     """Write ``adapter.json`` and return the manifest's entry.
 
@@ -95,6 +96,7 @@ def write_card(
         stems: Target name to what :func:`file_stems` calls its file.
         base_fingerprint: The base that it is bound to from here on.
         parity: Target name to what the gate measured; empty if it did not run.
+        health: Target name to what it answers, for the health check of a device.
     """
     first = next(iter(adapters.values()))
     record = first.record
@@ -123,6 +125,7 @@ def write_card(
         "examples": record.get("examples") or [],
         "metrics": validation.get("metrics") or {},
         "parity": {target: figures.to_dict() for target, figures in parity.items()},
+        "health": dict(health),
     }
     path = f"adapters/{name}/adapter.json"
     write_json(root / path, card)

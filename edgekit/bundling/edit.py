@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from edgekit.adapters.peft_dir import PeftAdapter, read_peft_adapter
 from edgekit.bases import ONNX_SOURCE, Base, resolve_base
 from edgekit.building.device_weights import weights_of_target
+from edgekit.building.health import record_health
 from edgekit.building.parity import check_parity
 from edgekit.building.parity_figures import ParityFigures
 from edgekit.building.prebuilt import linear_shapes
@@ -82,6 +83,7 @@ def add_adapter(
         origin = resolve_base(base) if base and resolved.is_prebuilt else None
         read: dict[str, PeftAdapter] = {}
         figures: dict[str, ParityFigures] = {}
+        health: dict[str, dict[str, Any]] = {}
         contracts = {
             target: _contract(bundle / record.sockets)
             for target, record in manifest.targets.items()
@@ -105,6 +107,8 @@ def add_adapter(
             files = write_adapter(
                 bundle, name, source, read[target], contract, target, stems[target]
             )
+            told = record_health(bundle / record.path, {name: (files.onnx, files.prompts)})
+            health |= {target: told[name]} if name in told else {}
             if parity:
                 check = check_prebuilt_parity if resolved.is_prebuilt else check_parity
                 checked = check(
@@ -117,7 +121,7 @@ def add_adapter(
                     on_message=on_message,
                 )
                 figures[target] = checked[name]
-        entry = write_card(bundle, name, source, read, stems, resolved.fingerprint, figures)
+        entry = write_card(bundle, name, source, read, stems, resolved.fingerprint, figures, health)
         _switch(bundle, _marked(manifest, parity), {**manifest.adapters, name: entry})
     return figures
 

@@ -10,6 +10,12 @@ import typer
 from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_push import push_command
 from edgekit_runtime.cli.inspect import inspect_command
+from edgekit_runtime.cli.install import (
+    install_command,
+    rollback_command,
+    update_command,
+    versions_command,
+)
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
 from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
 from edgekit_runtime.cli.pull import pull_command
@@ -24,6 +30,10 @@ app.command(name="verify", cls=PathAwareCommand)(verify_command)
 app.command(name="diff")(diff_command)
 app.command(name="push")(push_command)
 app.command(name="pull", cls=PathAwareCommand)(pull_command)
+app.command(name="install", cls=PathAwareCommand)(install_command)
+app.command(name="update", cls=PathAwareCommand)(update_command)
+app.command(name="rollback", cls=PathAwareCommand)(rollback_command)
+app.command(name="versions", cls=PathAwareCommand)(versions_command)
 
 
 @app.callback()

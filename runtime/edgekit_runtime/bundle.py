@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.digests import sha256_of_bytes
 from edgekit_runtime.errors import AdapterError, BundleError, nearest
+from edgekit_runtime.installation import current_version
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
 from edgekit_runtime.verification import (
     VerifiedMarker,
@@ -67,7 +68,7 @@ class Bundle:
         link are checked always.
 
         Args:
-            path: The bundle's directory.
+            path: The bundle's directory, or an installation, of which the current version is meant.
             verify: "full" also checks every digest; "auto" does so at the first open on this
                 device and when a size or time has changed since; "sizes" never.
             cache_dir: Where "auto" remembers that; None: nowhere, so every open is a full one.
@@ -75,7 +76,7 @@ class Bundle:
         Raises:
             BundleError: With every problem found.
         """
-        root = Path(path).absolute()
+        root = current_version(Path(path).absolute())
         manifest = _read_manifest(root)
         _refuse(root, size_problems(root, manifest.files))
         where = default_cache_dir() if isinstance(cache_dir, Default) else cache_dir

@@ -267,6 +267,22 @@ class Engine:
         with closing(self._scoring_decoder(adapter, len(tokens))) as decoder:
             return token_log_probs(decoder, tokens)
 
+    def next_logits(
+        self, token_ids: Sequence[int], *, adapter: str | None = None
+    ) -> NDArray[np.float32]:
+        """Logits (vocabulary,) of the token after some tokens, by the graph that generates.
+
+        Raises:
+            GenerationError: If there is no token, or more than the context holds.
+        """
+        tokens = [int(token) for token in token_ids]
+        if not tokens or min(tokens) < 0:
+            raise GenerationError("expected token ids, none below 0", hint="Use Engine.tokenize.")
+        self._check_scored_length(len(tokens))
+        with closing(self._loaded.decoder(adapter=adapter, capacity_tokens=len(tokens))) as decoder:
+            decoder.append(tokens)
+            return decoder.logits()
+
     def load_adapter(self, name: str, *, pin: bool = False) -> None:
         """Load an adapter ahead of its first use.
 

@@ -43,6 +43,10 @@ class RegistryError(EdgekitRuntimeError):
     """A registry that cannot be reached, refuses, or sends something else than was asked for."""
 
 
+class InstallError(EdgekitRuntimeError):
+    """An installation that cannot be read, or a version that it refused; the old one stays."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near a wrong one, as the tail of an error message.
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -66,11 +67,19 @@ class Store:
     may_link: bool = False
 
     @classmethod
-    def of(cls, bundle: Path, *, may_link: bool = False) -> "Store":
+    def of(cls, bundle: Path) -> "Store":
         """The files of a bundle."""
-        manifest = Bundle.open(bundle, verify="sizes").manifest
-        paths = {record.digest: bundle / record.path for record in manifest.files}
-        return cls(paths=paths, may_link=may_link)
+        opened = Bundle.open(bundle, verify="sizes")
+        paths = {file.digest: opened.path / file.path for file in opened.manifest.files}
+        return cls(paths=paths)
+
+    @classmethod
+    def of_version(cls, bundle: Path) -> "Store":
+        """The files of a bundle that may be damaged; none where its manifest cannot be read."""
+        with suppress(BundleError):
+            manifest = Bundle.open(bundle, verify="sizes").manifest
+            return cls(paths={file.digest: bundle / file.path for file in manifest.files})
+        return cls()
 
     def chunks_for(self, manifest: Manifest) -> OldChunks:
         """The chunks of large files that another version no longer has: they changed into its own.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekit_runtime.digests import sha256_of_file
 from edgekit_runtime.errors import EdgekitRuntimeError
+from edgekit_runtime.installation import current_version
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
 
 SIGNATURE_NAME = "manifest.sig"
@@ -17,8 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 def verify_bundle(root: Path) -> list[str]:
-    """Name every problem of the bundle at ``root``, be it ever so broken; empty if sound."""
+    """Name every problem of the bundle at ``root``, be it ever so broken; empty if sound.
+
+    Of an installation, the current version is meant.
+    """
     try:
+        root = current_version(root)
         manifest = Manifest.from_bytes((root / MANIFEST_NAME).read_bytes())
     except OSError as err:
         return [f"{MANIFEST_NAME}: {err.strerror}"]

@@ -27,6 +27,26 @@ PULL = Mount(
     summary="Fetch a bundle from a registry.",
     panel="Get a bundle",
 )
+INSTALL = Mount(
+    source="edgekit_runtime.cli.install:install_command",
+    summary="Install a bundle beside the versions that are there, check it, and switch to it.",
+    panel="Get a bundle",
+)
+UPDATE = Mount(
+    source="edgekit_runtime.cli.install:update_command",
+    summary="Fetch what is new where an installation came from, check it, and switch to it.",
+    panel="Get a bundle",
+)
+ROLLBACK = Mount(
+    source="edgekit_runtime.cli.install:rollback_command",
+    summary="Go back to the version before the current one.",
+    panel="Get a bundle",
+)
+VERSIONS = Mount(
+    source="edgekit_runtime.cli.install:versions_command",
+    summary="Show the versions of an installation, and which one is current.",
+    panel="Get a bundle",
+)
 VERIFY = Mount(
     source="edgekit_runtime.cli.verify:verify_command",
     summary="Check every file of a bundle against the manifest's digests.",
@@ -65,6 +85,10 @@ app = group_of(
         "run": RUN,
         "bench": BENCH,
         "pull": PULL,
+        "install": INSTALL,
+        "update": UPDATE,
+        "rollback": ROLLBACK,
+        "versions": VERSIONS,
         "verify": VERIFY,
         "inspect": INSPECT,
     },

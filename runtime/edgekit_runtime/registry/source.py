@@ -40,9 +40,15 @@ class RegistrySource:
             )
         self.artifact = Artifact.from_bytes(data, where=str(reference))
         self.name = str(reference.at(self.artifact.digest))
+        self._manifest: bytes | None = None
 
     def manifest(self) -> bytes:
         """The bundle's manifest file."""
+        if self._manifest is None:
+            self._manifest = self._fetch_manifest()
+        return self._manifest
+
+    def _fetch_manifest(self) -> bytes:
         layer = self.artifact.file(MANIFEST_NAME)
         if layer is None:
             raise RegistryError(
