@@ -5,7 +5,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus
+from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus, BlendSource
+from edgekit_runtime.blending import blend_weights
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.decoder import Decoder
@@ -86,6 +87,7 @@ class LoadedTarget:
                     contract=self._contract(),
                     find=self.adapter_source,
                     budget_bytes=self._budget_bytes,
+                    cache_dir=self.bundle.cache_dir,
                 )
             return self._pools[kind]
 
@@ -119,12 +121,19 @@ class LoadedTarget:
             self._decoders.add(decoder)
             return decoder
 
-    def adapter_source(self, name: str) -> AdapterSource:
-        """Where an adapter's tensors for this target lie.
+    def adapter_source(self, name: str) -> AdapterSource | BlendSource:
+        """Where the tensors of an adapter, or of every adapter of a blend, lie for this target.
 
         Raises:
-            AdapterError: If it is unknown, of another base, or not built for this target.
+            AdapterError: If one is unknown, of another base, or not built for this target.
         """
+        weights = blend_weights(name)
+        if weights is None:
+            return self._file_source(name)
+        parts = [(self._file_source(part), weight) for part, weight in weights.items()]
+        return BlendSource(name=name, parts=tuple(parts))
+
+    def _file_source(self, name: str) -> AdapterSource:
         self.bundle.adapter_card(name)
         files = self.bundle.manifest.adapters[name].files
         if self.name not in files:
