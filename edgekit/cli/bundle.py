@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli.bundle_export import export_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
 from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
+app.command(name="export")(export_command)
 
 
 @app.callback()
 def _group() -> None:
-    """Inspect or verify a bundle, add or remove its adapters.
+    """Inspect, verify or export a bundle, add or remove its adapters.
 
     Adding or removing an adapter never rebuilds the base.
 

@@ -89,7 +89,7 @@ app = group_of(
         "bench": BENCH,
         "bundle": Mount(
             source="edgekit.cli.bundle:app",
-            summary="Inspect or verify a bundle, add or remove its adapters.",
+            summary="Inspect, verify or export a bundle, add or remove its adapters.",
             panel=_LOOK,
         ),
         "targets": Mount(
