@@ -89,7 +89,8 @@ app = group_of(
         "bench": BENCH,
         "bundle": Mount(
             source="edgekit.cli.bundle:app",
-            summary="Inspect, verify or export a bundle, add or remove its adapters.",
+            summary="Look into a bundle, compare it, change its adapters, push, pull or export "
+            "it.",
             panel=_LOOK,
         ),
         "targets": Mount(

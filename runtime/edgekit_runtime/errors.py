@@ -39,6 +39,10 @@ class GenerationError(EdgekitRuntimeError):
     """A request that cannot be run: bad options, a bad constraint, a prompt over the context."""
 
 
+class RegistryError(EdgekitRuntimeError):
+    """A registry that cannot be reached, refuses, or sends something else than was asked for."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near a wrong one, as the tail of an error message.
 

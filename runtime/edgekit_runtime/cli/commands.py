@@ -22,6 +22,11 @@ BENCH = Mount(
     summary="Measure speed, memory and adapter swaps of a bundle on this machine.",
     panel="Use a bundle",
 )
+PULL = Mount(
+    source="edgekit_runtime.cli.pull:pull_command",
+    summary="Fetch a bundle from a registry.",
+    panel="Get a bundle",
+)
 VERIFY = Mount(
     source="edgekit_runtime.cli.verify:verify_command",
     summary="Check every file of a bundle against the manifest's digests.",
@@ -55,5 +60,12 @@ def _options(
 
 app = group_of(
     _options,
-    {"chat": CHAT, "run": RUN, "bench": BENCH, "verify": VERIFY, "inspect": INSPECT},
+    {
+        "chat": CHAT,
+        "run": RUN,
+        "bench": BENCH,
+        "pull": PULL,
+        "verify": VERIFY,
+        "inspect": INSPECT,
+    },
 )
