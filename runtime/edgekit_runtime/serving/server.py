@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.was_interrupted = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, and let the others finish."""
@@ -41,10 +42,11 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn does, but SIGTERM ends the process by an ordinary return."""
+        """As uvicorn does, but without raising the signals again when all is done."""
         with super().capture_signals():
             yield
-            self._captured_signals = [s for s in self._captured_signals if s == signal.SIGINT]
+            self.was_interrupted = signal.SIGINT in self._captured_signals
+            self._captured_signals.clear()
 
 
 def run(settings: ServeSettings, *, on_ready: Callable[[str, Server], None]) -> None:
@@ -64,7 +66,9 @@ def run(settings: ServeSettings, *, on_ready: Callable[[str, Server], None]) -> 
         config = config_of(settings)
         factory = config.get_loop_factory()
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_serve(settings, config, listener, on_ready))
+            was_interrupted = runner.run(_serve(settings, config, listener, on_ready))
+    if was_interrupted:
+        raise KeyboardInterrupt
 
 
 async def _serve(
@@ -72,7 +76,8 @@ async def _serve(
     config: uvicorn.Config,
     listener: socket.socket,
     on_ready: Callable[[str, Server], None],
-) -> None:
+) -> bool:
+    """Serve; return whether Ctrl-C ended it."""
     service = Service(settings)
     try:
         await service.open()
@@ -80,6 +85,7 @@ async def _serve(
         server = Server(config, service)
         on_ready(url_of(settings, listener), server)
         await server.serve(sockets=[listener])
+        return server.was_interrupted
     finally:
         await service.close()
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from edgekit_runtime.errors import ServeError
@@ -78,8 +77,7 @@ class Supervisor:
         """End the worker, which drops what it still does."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     async def answer(
         self, job: Mapping[str, Any], *, on_end: Callable[[], None]
