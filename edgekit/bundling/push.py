@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundling.push_chunks import push_chunks
 from edgekit.bundling.upload import has_blob, upload_blob
 from edgekit.errors import BuildError
 from edgekit_runtime.errors import RegistryError
@@ -34,7 +35,7 @@ class PushReport:
         reference: The tag that it has now.
         pinned: The same content for ever: the reference with the artifact's digest.
         digest: The bundle's own digest.
-        pushed_bytes: Content that was sent.
+        pushed_bytes: Content that was sent, and chunk indexes.
         skipped_bytes: Content that the registry had already.
     """
 
@@ -89,12 +90,14 @@ def push(
     repository = Repository(reference, access="pull,push", plain_http=plain_http)
     sent = send_blobs(repository, {**contents, config_layer: config}, jobs, on_progress)
     artifact = image_manifest(config_layer, layers, artifact_type=ARTIFACT_TYPE)
+    described = layer_of(artifact, IMAGE_MANIFEST_TYPE)
+    index_bytes = push_chunks(repository, bundle, manifest, described)
     repository.put_manifest(reference.tag, artifact, IMAGE_MANIFEST_TYPE)
     return PushReport(
         reference=str(reference),
-        pinned=str(reference.at(layer_of(artifact, IMAGE_MANIFEST_TYPE).digest)),
+        pinned=str(reference.at(described.digest)),
         digest=manifest.digest,
-        pushed_bytes=sent.moved_bytes,
+        pushed_bytes=sent.moved_bytes + index_bytes,
         skipped_bytes=sent.total_bytes - sent.moved_bytes,
     )
 

@@ -20,6 +20,14 @@ def has_blob(repository: Repository, digest: str) -> bool:
     return _ask(repository, "HEAD", f"{repository.path}/blobs/{digest}", {200, 404}).status == 200
 
 
+def upload_missing(repository: Repository, layer: Layer, content: bytes) -> int:
+    """Send a blob unless it is there; returns how many bytes were sent."""
+    if has_blob(repository, layer.digest):
+        return 0
+    upload_blob(repository, layer, content)
+    return layer.size_bytes
+
+
 def upload_blob(
     repository: Repository, layer: Layer, content: Path | bytes, on_bytes: OnBytes = lambda _: None
 ) -> None:

@@ -22,18 +22,16 @@ def diff_command(
 ) -> None:
     """Say what differs between two bundles, file by file, and how much of it would travel.
 
-    Compares the manifests; no file is read.
+    Compares the manifests; large files that changed are compared chunk by chunk.
 
     Examples:
         edgekit bundle diff my-bundle my-bundle-2
         edgekit bundle diff my-bundle my-bundle-2 --json
     """
-    from edgekit_runtime import Bundle
+    from edgekit.bundling.difference import compare_bundles
     from edgekit_runtime.cli.console import write_json
-    from edgekit_runtime.difference import compare
 
-    before, after = (Bundle.open(path, verify="sizes").manifest for path in (old, new))
-    found = compare(before, after)
+    found = compare_bundles(old, new)
     if as_json:
         write_json(found.to_dict())
     else:

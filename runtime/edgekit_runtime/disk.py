@@ -91,6 +91,15 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(reader, writer, COPY_BYTES)
 
 
+def copy_range(source: Path, start: int, size_bytes: int, writer: BinaryIO) -> None:
+    """Copy some bytes of a file to where a writer stands."""
+    with source.open("rb") as reader:
+        reader.seek(start)
+        while size_bytes > 0 and (piece := reader.read(min(size_bytes, COPY_BYTES))):
+            writer.write(piece)
+            size_bytes -= len(piece)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
     try:

@@ -8,16 +8,16 @@ from typing import Protocol
 
 from edgekit_runtime import disk
 from edgekit_runtime.bundle import Bundle
+from edgekit_runtime.chunks import MIN_FILE_BYTES, OldChunks
 from edgekit_runtime.digests import sha256_of_file
 from edgekit_runtime.errors import BundleError
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
-from edgekit_runtime.transfers import DEFAULT_JOBS, Counter, OnProgress, Progress, run_all
+from edgekit_runtime.transfers import DEFAULT_JOBS, Counter, OnMoved, OnProgress, Progress, run_all
 from edgekit_runtime.verification import SIGNATURE_NAME, is_link, verify_bundle
 
 # Where contents lie while they come, under their digests.
 PARTS = ".parts"
 
-OnBytes = Callable[[int], None]
 # Called with a directory that holds the manifest and the signature, before any file is fetched.
 Check = Callable[[Path], None]
 
@@ -39,8 +39,17 @@ class Source(Protocol):
         """The bundle's signature file, if it has one."""
         ...
 
-    def fetch(self, record: FileRecord, path: Path, on_bytes: OnBytes) -> None:
-        """Write a file; what ``path`` holds already is its beginning."""
+    def fetch(
+        self, record: FileRecord, path: Path, on_moved: OnMoved, old: OldChunks | None = None
+    ) -> None:
+        """Write a file; what ``path`` holds already is its beginning.
+
+        Args:
+            record: The file.
+            path: Where it goes.
+            on_moved: Called with bytes that came, or were copied from old chunks.
+            old: Chunks that are there; a source may copy from them instead of fetching.
+        """
         ...
 
 
@@ -62,6 +71,16 @@ class Store:
         manifest = Bundle.open(bundle, verify="sizes").manifest
         paths = {record.digest: bundle / record.path for record in manifest.files}
         return cls(paths=paths, may_link=may_link)
+
+    def chunks_for(self, manifest: Manifest) -> OldChunks:
+        """The chunks of large files that another version no longer has: they changed into its own.
+
+        Files that it still has are left out, so that one more adapter cuts no weights.
+        """
+        kept = {record.digest for record in manifest.files}
+        gone = [path for digest, path in self.paths.items() if digest not in kept]
+        there = [path for path in gone if path.is_file() and not is_link(path)]
+        return OldChunks(path for path in there if path.stat().st_size >= MIN_FILE_BYTES)
 
 
 def stage(
@@ -95,7 +114,8 @@ def stage(
     counter = Counter(total, on_progress)
     for directory in {staging / PARTS, *((staging / file.path).parent for file in manifest.files)}:
         disk.make_directories(directory)
-    works = [_Work(source, staging, have, records, counter) for records in contents]
+    old = have.chunks_for(manifest)
+    works = [_Work(source, staging, have, records, counter, old) for records in contents]
     run_all((work.do for work in works), jobs, counter)
     disk.remove_tree(staging / PARTS)
     if problems := verify_bundle(staging):
@@ -117,6 +137,7 @@ class _Work:
     have: Store
     records: tuple[FileRecord, ...]
     counter: Counter
+    old: OldChunks
 
     def do(self) -> None:
         """Put the content in its first place, and give it the other names."""
@@ -154,8 +175,8 @@ class _Work:
         part = self.staging / PARTS / record.digest.partition(":")[2]
         if part.exists():
             self.counter.add(min(part.stat().st_size, record.size_bytes), moved=False)
-        for _ in range(2):
-            self.source.fetch(record, part, self.counter.add)
+        for old in (self.old, None):
+            self.source.fetch(record, part, self.counter.add, old)
             if self._is_whole(part):
                 disk.rename(part, path)
                 return

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from typing import Protocol
 
 DEFAULT_JOBS = 4
 
@@ -26,6 +27,14 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+class OnMoved(Protocol):
+    """Called with bytes that are done; ``moved`` says whether they were sent or fetched."""
+
+    def __call__(self, n_bytes: int, /, *, moved: bool = True) -> None:
+        """Count them."""
+        ...
+
+
 class Counter:
     """Adds up bytes from several threads, and carries the word to stop.
 
@@ -42,7 +51,7 @@ class Counter:
         self._on_progress = on_progress
         self.stopped = threading.Event()
 
-    def add(self, n_bytes: int, *, moved: bool = True) -> None:
+    def add(self, n_bytes: int, /, *, moved: bool = True) -> None:
         """Count bytes that are done."""
         if self.stopped.is_set():
             raise StoppedError

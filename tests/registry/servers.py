@@ -52,7 +52,7 @@ def running_registry(folder: Path, more: str = "", http: str = "") -> Iterator[s
     host = f"127.0.0.1:{free_port()}"
     config = (
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-        "storage: {inmemory: {}}\n"
+        f"storage:\n  filesystem: {{rootdirectory: '{folder / 'data'}'}}\n"
         f"http:\n  addr: {host}\n{http}{more}"
     )
     (folder / "config.yml").write_text(config)

@@ -77,6 +77,21 @@ class Repository:
             )
         return data
 
+    def referrers(self, digest: str) -> bytes | None:
+        """What refers to a manifest, as an image index; None where the registry cannot tell."""
+        response = self.connection.request(
+            "GET",
+            f"{self.path}/referrers/{digest}",
+            scope=self.scope,
+            expected={200, 400, 404, 405},
+            headers={"Accept": IMAGE_INDEX_TYPE},
+        )
+        with response:
+            is_index = response.headers.get_content_type() == IMAGE_INDEX_TYPE
+            if response.status != 200 or not is_index:
+                return None
+            return self._whole(response, limit=MAX_MANIFEST_BYTES)
+
     def put_manifest(self, name: str, data: bytes, media_type: str) -> Response:
         """Write a manifest under a tag or its digest; returns the answer, closed."""
         response = self.connection.request(

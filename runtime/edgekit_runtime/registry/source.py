@@ -1,13 +1,17 @@
 """A bundle in a registry, as something that can be pulled."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit_runtime import disk
+from edgekit_runtime.chunks import MIN_FILE_BYTES, OldChunks
 from edgekit_runtime.errors import RegistryError
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord
 from edgekit_runtime.registry.artifact import Artifact
+from edgekit_runtime.registry.delta import fetch_changed, read_index
 from edgekit_runtime.registry.reference import Reference
-from edgekit_runtime.registry.repository import OnBytes, Repository, Span
+from edgekit_runtime.registry.repository import RangeError, Repository, Span
+from edgekit_runtime.transfers import OnMoved
 from edgekit_runtime.verification import SIGNATURE_NAME
 
 MAX_BUNDLE_MANIFEST_BYTES = 16 << 20
@@ -54,9 +58,23 @@ class RegistrySource:
             return None
         return self.repository.small_blob(layer, limit=_MAX_SIGNATURE_BYTES)
 
-    def fetch(self, record: FileRecord, path: Path, on_bytes: OnBytes) -> None:
-        """Write a file, from where it ends already; the caller checks the digest."""
+    def fetch(
+        self, record: FileRecord, path: Path, on_moved: OnMoved, old: OldChunks | None = None
+    ) -> None:
+        """Write a file, from where it ends already; the caller checks the digest.
+
+        A large file comes by its chunks where the registry has an index of them and knows ranges.
+        """
+        if old is not None and old.can_cut and record.size_bytes >= MIN_FILE_BYTES:
+            index = read_index(self.repository, self.artifact, record)
+            with suppress(RangeError):
+                if index is not None:
+                    fetch_changed(self.repository, record, index, old, path, on_moved)
+                    return
+        self._fetch_whole(record, path, on_moved)
+
+    def _fetch_whole(self, record: FileRecord, path: Path, on_moved: OnMoved) -> None:
         start = min(path.stat().st_size if path.exists() else 0, record.size_bytes)
         with disk.open_writer(path, start=start) as file:
             span = Span(start, record.size_bytes)
-            self.repository.read(record.digest, span, record.size_bytes, file, on_bytes)
+            self.repository.read(record.digest, span, record.size_bytes, file, on_moved)
