@@ -185,6 +185,8 @@ class AnswerResponse:
     async def _send(self, send: Send, value: Mapping[str, Any]) -> None:
         body = b"data: " + dumps(value) + b"\n\n"
         await send({"type": "http.response.body", "body": body, "more_body": True})
+        # Where many pieces are ready, let it be noticed that the client has gone.
+        await asyncio.sleep(0)
 
     def _count(self, status: int) -> None:
         metrics = self._service.metrics
