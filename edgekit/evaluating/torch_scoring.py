@@ -113,7 +113,9 @@ def _learnt_logits(
         with torch.inference_mode():
             logits, targets = completion_logits(model, batch)
         counts = [_n_learnt(row) for row in rows]
-        yield from zip(chosen, logits.split(counts), targets.split(counts), strict=True)
+        yield from zip(
+            chosen, torch.split(logits, counts), torch.split(targets, counts), strict=True
+        )
 
 
 def _n_learnt(sequence: TokenizedExample) -> int:

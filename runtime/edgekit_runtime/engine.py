@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_name, adapter_text
 from edgekit_runtime.adapters import AdapterStatus
-from edgekit_runtime.blending import AdapterChoice, adapter_name, adapter_text
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.classifying import (

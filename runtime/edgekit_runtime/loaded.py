@@ -5,8 +5,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgekit_runtime.adapter_choice import blend_weights
 from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus, BlendSource
-from edgekit_runtime.blending import blend_weights
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.contract import SocketContract

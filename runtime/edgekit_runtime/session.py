@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, Unpack
 
-from edgekit_runtime.blending import AdapterChoice, adapter_text
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_text
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.decoder import Decoder, grown_capacity
