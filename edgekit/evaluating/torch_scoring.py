@@ -113,9 +113,8 @@ def _learnt_logits(
         with torch.inference_mode():
             logits, targets = completion_logits(model, batch)
         counts = [_n_learnt(row) for row in rows]
-        yield from zip(
-            chosen, torch.split(logits, counts), torch.split(targets, counts), strict=True
-        )
+        parts = (torch.split(tensor, counts) for tensor in (logits, targets))
+        yield from zip(chosen, *parts, strict=True)
 
 
 def _n_learnt(sequence: TokenizedExample) -> int:

@@ -133,6 +133,12 @@ def test_a_recipe_without_validation_is_refused(make_values: MakeValues, tmp_pat
     }
 
 
+def test_a_recipe_that_streams_is_refused(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values(tmp_path / "a", recipe={"data": {"streaming": True, "validation": 4}})
+    (problem,) = problems_of(values)
+    assert problem.startswith("recipe: data.streaming: a search splits its rows, so it holds them")
+
+
 def test_a_metric_of_answers_needs_answers(
     make_values: MakeValues, rows_csv: Path, tmp_path: Path
 ) -> None:
