@@ -78,7 +78,7 @@ def test_a_parameter_that_makes_no_sense(
         ({"batch_size": {"type": "float", "low": 1, "high": 8}}, "takes whole numbers"),
         ({"lora.r": {"type": "float", "low": 4, "high": 8}}, "expected a whole number"),
         ({"training.lr_scheduler_type": ["cosine", "cosinus"]}, "cosinus"),
-        ({"training.bf16": [True, "yes"]}, "expected true or false, got 'yes'"),
+        ({"training.bf16": [False, "yes"]}, "expected true or false, got 'yes'"),
         ({"method": ["lora", "full"], "lora.r": [4, 8]}, "lora is for methods lora, qlora, dora"),
         ({"data.validation": [0.1, 0.2]}, "has to be the same in every trial"),
         ({"seed": {"type": "int", "low": 0, "high": 9}}, "another seed is luck"),
