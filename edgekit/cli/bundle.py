@@ -1,4 +1,4 @@
-"""``bundle``: look into a finished bundle, and change its adapters."""
+"""``bundle``: look into a finished bundle, change its adapters, send it and fetch it."""
 
 import shlex
 from collections.abc import Mapping
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_export import export_command
+from edgekit.cli.bundle_push import push_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.mounting import PathAwareCommand, new_app
 from edgekit_runtime.cli.options import BundleArgument, JsonOption, parse_pairs
+from edgekit_runtime.cli.pull import pull_command
 from edgekit_runtime.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -19,12 +22,15 @@ if TYPE_CHECKING:
 app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
+app.command(name="diff")(diff_command)
+app.command(name="push")(push_command)
+app.command(name="pull", cls=PathAwareCommand)(pull_command)
 app.command(name="export")(export_command)
 
 
 @app.callback()
 def _group() -> None:
-    """Inspect, verify or export a bundle, add or remove its adapters.
+    """Look into a bundle, compare it, change its adapters, push, pull or export it.
 
     Adding or removing an adapter never rebuilds the base.
 

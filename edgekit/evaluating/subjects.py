@@ -13,8 +13,12 @@ from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
 from edgekit.building.device_weights import use_device_weights
-from edgekit.evaluating.token_pairs import TokenPair, score_pairs
-from edgekit.evaluating.torch_scoring import continuation_log_probs, nll_in_batches
+from edgekit.evaluating.torch_scoring import (
+    TokenPair,
+    continuation_log_probs,
+    nll_in_batches,
+    score_pairs,
+)
 from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts

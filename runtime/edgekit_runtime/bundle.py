@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from edgekit_runtime.blending import blend_card, blend_weights
+from edgekit_runtime.adapter_choice import blend_card, blend_weights
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.digests import sha256_of_bytes
 from edgekit_runtime.errors import AdapterError, BundleError, nearest

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DRIVE_OR_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -18,6 +19,11 @@ def sha256_of_file(path: Path) -> str:
     """Return ``sha256:<hex>`` of a file's content, read in pieces."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is ``sha256:`` and 64 hexadecimal digits in lower case."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def canonical_json(value: Any) -> bytes:

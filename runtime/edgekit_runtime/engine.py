@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_name, adapter_text
 from edgekit_runtime.adapters import AdapterStatus
-from edgekit_runtime.blending import AdapterChoice, adapter_name, adapter_text
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.classifying import (
@@ -24,7 +24,7 @@ from edgekit_runtime.classifying import (
     recorded_labels,
 )
 from edgekit_runtime.decoder import Decoder
-from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.errors import ContextLengthError, GenerationError
 from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.prompting import fit_answer, prompt_text
@@ -382,7 +382,7 @@ class Engine:
 
     def _check_scored_length(self, n_tokens: int) -> None:
         if n_tokens > self.context_length:
-            raise GenerationError(
+            raise ContextLengthError(
                 "the text is too long for the context",
                 problems=[f"expected at most {self.context_length} tokens, got {n_tokens}"],
                 hint="Score it in windows.",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from edgekit_runtime.digests import canonical_json, path_problem, sha256_of_bytes
+from edgekit_runtime.digests import canonical_json, is_digest, path_problem, sha256_of_bytes
 from edgekit_runtime.errors import BundleError
 
 SCHEMA_VERSION = "1.1"
@@ -66,6 +66,13 @@ class Fields:
         """A string, or None where the key is absent or null."""
         return None if self.data.get(key) is None else self.text(key)
 
+    def digest(self, key: str) -> str:
+        """A digest of some content."""
+        value = self.text(key)
+        if value and not is_digest(value):
+            self.problems.append(f"{self.at(key)}: expected sha256:<64 hex>, got {value!r}")
+        return value
+
     def path(self, key: str) -> str:
         """A safe path inside the bundle."""
         value = self.text(key)
@@ -122,14 +129,9 @@ class FileRecord:
     @classmethod
     def read(cls, fields: Fields) -> Self:
         """Read from a manifest's ``files`` entry."""
-        digest = fields.text("digest")
-        if digest and not (digest.startswith("sha256:") and len(digest) == 71):
-            fields.problems.append(
-                f"{fields.at('digest')}: expected sha256:<64 hex>, got {digest!r}"
-            )
         return cls(
             path=fields.path("path"),
-            digest=digest,
+            digest=fields.digest("digest"),
             size_bytes=fields.number("size_bytes"),
             media_type=fields.text("media_type"),
         )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, Unpack
 
-from edgekit_runtime.blending import AdapterChoice, adapter_text
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_text
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.decoder import Decoder, grown_capacity
-from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.errors import ContextLengthError, GenerationError
 from edgekit_runtime.generation import (
     Generation,
     GenerationStream,
@@ -297,7 +297,7 @@ class Session:
         if len(tokens) + room <= limit:
             return tokens, n_dropped
         if self._on_full == "error":
-            raise GenerationError(
+            raise ContextLengthError(
                 "the conversation is too long for the context",
                 problems=[f"expected at most {limit - room} tokens, got {len(tokens)}"],
                 hint="Reset the session, shorten max_new_tokens, or use on_full='drop_oldest'.",

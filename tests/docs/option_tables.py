@@ -6,10 +6,16 @@ from tests.docs.programs import every_command, option_table
 COMMAND_PAGES = ROOT / "docs" / "reference" / "commands"
 
 
+def is_of_bundle(command: str) -> bool:
+    """Whether ``edgekit-run X`` is what ``edgekit bundle X`` is."""
+    program, word, *_ = command.split()
+    return program == "edgekit-run" and (COMMAND_PAGES / f"bundle-{word}.md").is_file()
+
+
 def page_of(command: str) -> Page:
     """The reference page of ``edgekit bundle add``; the device's commands share edgekit's."""
     words = command.split()[1:]
-    if command.startswith("edgekit-run ") and words[0] in {"verify", "inspect"}:
+    if is_of_bundle(command):
         words = ["bundle", *words]
     return Page(COMMAND_PAGES / f"{'-'.join(words)}.md")
 

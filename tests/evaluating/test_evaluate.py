@@ -14,7 +14,7 @@ from edgekit.evaluating.answers import tfidf_answers, with_shots
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.evaluating.subjects import torch_subject
-from edgekit.evaluating.torch_scoring import continuation_log_probs
+from edgekit.evaluating.torch_scoring import continuation_log_probs, score_pairs
 from edgekit.training.examples import Example
 from edgekit.training.tokens import Question
 from edgekit_runtime.errors import AdapterError
@@ -236,6 +236,24 @@ def test_torch_classifies_behind_a_prompt_longer_than_the_window(
         expected.append(own + float(torch.logsumexp(log_probs[-1, sorted(ends)], 0)))
     found = continuation_log_probs(model, prompt, parts, ends)
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_pairs_are_scored_as_each_by_itself(tiny_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    pairs = [([5, 6, 7], [8, 9]), ([5], [6]), ([9, 8, 7, 6, 5, 4], [11, 12, 13])]
+    expected = []
+    with torch.inference_mode():
+        for given, scored in pairs:
+            logits = model(torch.tensor([[*given, *scored]])).logits[0, len(given) - 1 : -1]
+            own = logits.double().log_softmax(-1)[range(len(scored)), scored]
+            expected.append(float(own.sum()))
+        likeliest = int(model(torch.tensor([[5, 6, 7]])).logits[0, -1].argmax())
+    found = score_pairs(model, [*pairs, ([5, 6, 7], [likeliest])], pad_token_id=2)
+    assert [log_prob for log_prob, _ in found[:3]] == pytest.approx(expected, abs=1e-4)
+    assert [is_greedy for _, is_greedy in found] == [False, False, False, True]
 
 
 def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) -> None:

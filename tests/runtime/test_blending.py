@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgekit_runtime import AdapterError, Bundle, Engine
+from edgekit_runtime.adapter_choice import adapter_text
 from edgekit_runtime.adapter_file import AdapterFile, adapter_bytes
-from edgekit_runtime.blending import adapter_text, as_file, blend
+from edgekit_runtime.blending import as_file, blend
 from edgekit_runtime.cli import main
 from edgekit_runtime.contract import Socket, SocketContract, SocketPart
 from tests.runtime.bundle_edits import Tensors, change_adapter

@@ -17,10 +17,20 @@ RUN = Mount(
     summary="Answer one prompt, or every line of a file.",
     panel="Use a bundle",
 )
+SERVE = Mount(
+    source="edgekit_runtime.cli.serve:serve_command",
+    summary="Serve a bundle by OpenAI's protocol: the base and every adapter, each a model.",
+    panel="Use a bundle",
+)
 BENCH = Mount(
     source="edgekit_runtime.cli.bench:bench_command",
     summary="Measure speed, memory and adapter swaps of a bundle on this machine.",
     panel="Use a bundle",
+)
+PULL = Mount(
+    source="edgekit_runtime.cli.pull:pull_command",
+    summary="Fetch a bundle from a registry.",
+    panel="Get a bundle",
 )
 VERIFY = Mount(
     source="edgekit_runtime.cli.verify:verify_command",
@@ -55,5 +65,13 @@ def _options(
 
 app = group_of(
     _options,
-    {"chat": CHAT, "run": RUN, "bench": BENCH, "verify": VERIFY, "inspect": INSPECT},
+    {
+        "chat": CHAT,
+        "run": RUN,
+        "serve": SERVE,
+        "bench": BENCH,
+        "pull": PULL,
+        "verify": VERIFY,
+        "inspect": INSPECT,
+    },
 )

@@ -1,0 +1,1 @@
+"""OCI registries: references, logins, connections, artifacts, blobs; the standard library only."""
