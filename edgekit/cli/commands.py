@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__
-from edgekit_runtime.cli.commands import BENCH, CHAT, RUN
+from edgekit_runtime.cli.commands import BENCH, CHAT, RUN, SERVE
 from edgekit_runtime.cli.mounting import Mount, group_of
 
 _MAKE = "Make a bundle"
@@ -86,10 +86,11 @@ app = group_of(
         ),
         "chat": CHAT,
         "run": RUN,
+        "serve": SERVE,
         "bench": BENCH,
         "bundle": Mount(
             source="edgekit.cli.bundle:app",
-            summary="Look into a bundle, compare it, change its adapters, push or pull it.",
+            summary="Look into a bundle, compare it, change its adapters, push, pull or export it.",
             panel=_LOOK,
         ),
         "targets": Mount(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgekit.errors import DataError
 from edgekit.evaluating.rows import AnsweredRow, AskedRow, key_of
-from edgekit.evaluating.subjects import Subject
+from edgekit.evaluating.subjects import Subject, completion_tokens
 from edgekit.evaluating.windows import check_window, nll_by_windows
 from edgekit.training.examples import Example
 from edgekit.training.tokens import Question
@@ -84,10 +84,14 @@ def choose_labels(
     completions: Sequence[str],
     on_progress: OnProgress,
 ) -> list[AnsweredRow]:
-    """Let a subject pick the most likely label."""
-    predictions = subject.choose(
-        _questions(rows), completions, done=lambda count: on_progress(count, len(rows))
-    )
+    """Let a subject pick the most likely label, whatever may follow it."""
+    predictions = []
+    for done, question in enumerate(_questions(rows), start=1):
+        parts = completion_tokens(subject.tokenizer, question, completions)
+        scores = subject.score_tokens([(question.prompt_ids, part) for part in parts])
+        best = max(range(len(parts)), key=lambda index: scores[index][0])
+        predictions.append(completions[best])
+        on_progress(done, len(rows))
     return _answered(rows, predictions)
 
 

@@ -1,5 +1,6 @@
 """What an evaluation reports."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,8 +85,16 @@ class EvaluationReport:
     harness: HarnessFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
+        """The JSON form; null stands for what JSON has no number for, an infinite perplexity."""
+        return {key: _for_json(value) for key, value in asdict(self).items()}
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _for_json(part) for key, part in value.items()}
+    return [_for_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def wrong_rows(rows: Sequence[AnsweredRow], count: int = _N_SHOWN) -> tuple[dict[str, str], ...]:

@@ -13,8 +13,12 @@ from typing import Any, Protocol
 
 from edgekit.bases import resolve_base
 from edgekit.building.device_weights import use_device_weights
-from edgekit.evaluating.token_pairs import TokenPair, score_pairs
-from edgekit.evaluating.torch_scoring import continuation_log_probs, nll_in_batches
+from edgekit.evaluating.torch_scoring import (
+    TokenPair,
+    continuation_log_probs,
+    nll_in_batches,
+    score_pairs,
+)
 from edgekit.targets import TargetProfile
 from edgekit.tokenizing import encode
 from edgekit.training.generating import end_token_ids, generate_texts
@@ -49,11 +53,6 @@ class Subject(Protocol):
         done: Progress,
     ) -> list[str]:
         """Continue every prompt greedily; any of the stop strings ends an answer before it."""
-
-    def choose(
-        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
-    ) -> list[str]:
-        """Pick the most likely of the given completions for every prompt."""
 
     def classify(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -98,24 +97,14 @@ class TorchSubject:
             on_progress=done,
         )
 
-    def choose(
-        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
-    ) -> list[str]:
-        """Pick by the sum of log-probabilities of a completion's tokens."""
-        chosen = []
-        for number, question in enumerate(questions, 1):
-            scores = [-self._nll_of(question.prompt, text) for text in completions]
-            chosen.append(completions[scores.index(max(scores))])
-            done(number)
-        return chosen
-
     def classify(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
     ) -> list[tuple[str, float]]:
         """Every completion and its end in full, behind one run of the prompt."""
         found = []
         for number, question in enumerate(questions, 1):
-            log_probs = self._label_scores(question, completions)
+            parts = completion_tokens(self.tokenizer, question, completions)
+            log_probs = continuation_log_probs(self.model, question.prompt_ids, parts, self.end_ids)
             result = classification_of(completions, log_probs, None)
             found.append((result.label, result.probabilities[result.label]))
             done(number)
@@ -132,38 +121,6 @@ class TorchSubject:
     def score_tokens(self, pairs: Sequence[TokenPair]) -> list[tuple[float, bool]]:
         """In small batches, those of similar length together."""
         return score_pairs(self.model, pairs, pad_token_id=min(self.end_ids))
-
-    def _label_scores(self, question: Question, completions: Sequence[str]) -> list[float]:
-        """Natural logarithm of how likely an answer is exactly each completion, end included."""
-        alone = partial(self.tokenizer, add_special_tokens=False)
-        encode_whole = (
-            (lambda text: list(alone(text).input_ids))
-            if question.messages
-            else (lambda text: list(encode(self.tokenizer, text)))
-        )
-        parts = continuations(
-            question.prompt,
-            question.prompt_ids,
-            completions,
-            encode_whole,
-            lambda text: list(alone(text).input_ids),
-        )
-        return continuation_log_probs(self.model, question.prompt_ids, parts, self.end_ids)
-
-    def _nll_of(self, prompt: str, completion: str) -> float:
-        head = len(encode(self.tokenizer, prompt))
-        ids = encode(self.tokenizer, prompt + completion)
-        return self._sum(ids, range(min(head, len(ids) - 1), len(ids)))
-
-    def _sum(self, ids: Sequence[int], positions: Sequence[int]) -> float:
-        """Sum of -log p(ids[i] | ids[:i]) over positions, all of them at least 1."""
-        import torch
-
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([list(ids)])).logits[0].double()
-        wanted = torch.tensor(list(positions))
-        log_probs = logits[wanted - 1].log_softmax(-1)
-        return -float(log_probs.gather(1, torch.tensor(list(ids))[wanted][:, None]).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +155,6 @@ class BundleSubject:
             texts.append(generation.text)
             done(number)
         return texts
-
-    def choose(
-        self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
-    ) -> list[str]:
-        """Pick by the sum of log-probabilities of a completion's tokens."""
-        chosen = []
-        for number, question in enumerate(questions, 1):
-            scores = self.engine.score(question.prompt, completions, adapter=self.adapter)
-            best = max(range(len(completions)), key=lambda index: scores[index].log_prob)
-            chosen.append(completions[best])
-            done(number)
-        return chosen
 
     def classify(
         self, questions: Sequence[Question], completions: Sequence[str], *, done: Progress
@@ -248,6 +193,18 @@ class BundleSubject:
         """By the runtime that ships: what several pairs begin with is run once."""
         scores = self.engine.score_tokens(pairs, adapter=self.adapter)
         return [(score.log_prob, score.is_greedy) for score in scores]
+
+
+def completion_tokens(
+    tokenizer: Any, question: Question, completions: Sequence[str]
+) -> list[list[int]]:
+    """Tokens of each completion behind a question's prompt, as training cuts them."""
+
+    def alone(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    whole = alone if question.messages else partial(encode, tokenizer)
+    return continuations(question.prompt, question.prompt_ids, completions, whole, alone)
 
 
 def _sum_of(found: Sequence[tuple[float, int]]) -> tuple[float, int]:

@@ -9,31 +9,47 @@ from edgekit.training.tokens import IGNORED, TokenizedExample
 _TOKENS_AT_ONCE = 1024
 _PARTS_AT_ONCE = 16
 
+TokenPair = tuple[Sequence[int], Sequence[int]]
+"""Tokens that are given and tokens that are scored, at least one of each."""
+
 
 def nll_in_batches(
     model: Any, sequences: Sequence[TokenizedExample], *, pad_token_id: int
 ) -> list[tuple[float, int]]:
     """Negative log-likelihood (nats) of each sequence's learnt tokens, and their number.
 
-    Sequences of similar length share a batch, and the head computes what is learnt alone. The
-    first token of a sequence has none before it and is not counted.
+    The first token of a sequence has none before it and is not counted.
     """
-    import torch
     from torch.nn.functional import cross_entropy
 
-    from edgekit.training.trainer import PaddingCollator, completion_logits
-
-    collate = PaddingCollator(pad_token_id)
     found = [(0.0, 0)] * len(sequences)
-    for chosen in _batches(sequences):
-        rows = [sequences[place] for place in chosen]
-        batch = {name: value.to(model.device) for name, value in collate(rows).items()}
-        with torch.inference_mode():
-            logits, targets = completion_logits(model, batch)
-            nll = cross_entropy(logits.double(), targets, reduction="none")
-        counts = [_n_learnt(row) for row in rows]
-        for place, part in zip(chosen, torch.split(nll, counts), strict=True):
-            found[place] = (float(part.sum()), len(part))
+    for place, logits, targets in _learnt_logits(model, sequences, pad_token_id):
+        nll = cross_entropy(logits.double(), targets, reduction="sum")
+        found[place] = (float(nll), len(targets))
+    return found
+
+
+def score_pairs(
+    model: Any, pairs: Sequence[TokenPair], *, pad_token_id: int
+) -> list[tuple[float, bool]]:
+    """Score the second part of every pair behind the first.
+
+    Returns:
+        For each pair the natural logarithm of its probability, and whether each of its tokens is
+        the likeliest where it stands.
+    """
+    from torch.nn.functional import cross_entropy
+
+    sequences = [
+        TokenizedExample(
+            input_ids=(*given, *scored), labels=((IGNORED,) * len(given)) + tuple(scored)
+        )
+        for given, scored in pairs
+    ]
+    found = [(0.0, False)] * len(pairs)
+    for place, logits, targets in _learnt_logits(model, sequences, pad_token_id):
+        nll = cross_entropy(logits.double(), targets, reduction="sum")
+        found[place] = (-float(nll), bool((logits.argmax(-1) == targets).all()))
     return found
 
 
@@ -77,6 +93,28 @@ def continuation_log_probs(
                 end = torch.logsumexp(log_probs[-1, ends], 0)
                 scores[place] = float(first[part[0]] + inner + end)
     return scores
+
+
+def _learnt_logits(
+    model: Any, sequences: Sequence[TokenizedExample], pad_token_id: int
+) -> Iterator[tuple[int, Any, Any]]:
+    """Place, logits and targets of each sequence's learnt tokens.
+
+    Sequences of similar length share a batch, and the head computes what is learnt alone.
+    """
+    import torch
+
+    from edgekit.training.trainer import PaddingCollator, completion_logits
+
+    collate = PaddingCollator(pad_token_id)
+    for chosen in _batches(sequences):
+        rows = [sequences[place] for place in chosen]
+        batch = {name: value.to(model.device) for name, value in collate(rows).items()}
+        with torch.inference_mode():
+            logits, targets = completion_logits(model, batch)
+        counts = [_n_learnt(row) for row in rows]
+        parts = (torch.split(tensor, counts) for tensor in (logits, targets))
+        yield from zip(chosen, *parts, strict=True)
 
 
 def _n_learnt(sequence: TokenizedExample) -> int:

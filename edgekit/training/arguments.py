@@ -82,6 +82,9 @@ def training_arguments(
         # TensorBoard's files are always written, by edgekit's own callback into the output.
         "report_to": [name for name in report_names(given) if name != "tensorboard"] or "none",
     }
+    if recipe.data.streaming:
+        # Each process takes its part of what it reads; else the first would send batches around.
+        fixed["accelerator_config"] = {"dispatch_batches": False}
     if not validates:
         fixed["eval_strategy"] = "no"
     if recipe.early_stopping is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.errors import DataError, first_of
-from edgekit.training.tables import Row
+from edgekit.training.row_files import Row
 from edgekit.user_code import load_user_object, user_code
 
 _GROUP = "edgekit.augmentations"

@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.data_recipe import DataRecipe
@@ -40,6 +40,16 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def among_first(self, n_rows: int) -> "Finding":
+        """The same of a stream, of which only the first training rows were looked at."""
+        return replace(self, text=f"in the first {n_rows} training rows: {self.text}")
+
+
+def unseen_rows(n_seen: int) -> Finding:
+    """Says of a stream that most of its rows were not looked at."""
+    text = f"data.streaming: only the first {n_seen} training rows were looked at"
+    return Finding(check="streaming", n_rows=n_seen, text=text, is_problem=False)
 
 
 def check_examples(

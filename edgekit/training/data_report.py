@@ -7,7 +7,8 @@ from typing import Any
 from edgekit.bases import resolve_base
 from edgekit.recipes import TrainRecipe
 from edgekit.training.data_checks import N_PLACES, Finding
-from edgekit.training.examples import Example, load_examples
+from edgekit.training.example_splits import load_examples
+from edgekit.training.examples import Example
 from edgekit.training.generating import end_token_ids
 from edgekit.training.tokens import tokenize_examples
 
@@ -74,14 +75,16 @@ def _too_long(recipe: TrainRecipe, by_name: dict[str, tuple[Example, ...]]) -> l
         return bool(split.n_too_long)
 
     findings = []
+    first = ("train",) if recipe.data.streaming else ()
     for name, examples in by_name.items():
         long: Sequence[Example] = [example for example in examples if is_too_long(example)]
+        n_looked_at = f"the first {len(examples)}" if name in first else str(len(examples))
         if long:
             findings.append(
                 Finding(
                     check="length",
                     n_rows=len(long),
-                    text=f"{len(long)} of {len(examples)} {name} rows are longer than {limit} "
+                    text=f"{len(long)} of {n_looked_at} {name} rows are longer than {limit} "
                     "tokens and will be left out (data.max_length)",
                     places=tuple(example.place for example in long[:N_PLACES]),
                 )

@@ -1,25 +1,13 @@
-"""Rows become examples: text to read and text to learn, split for training and validation."""
+"""Rows become examples: text to read and text to learn."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgekit.data_recipe import DataRecipe
 from edgekit.errors import DataError, first_of
-from edgekit.recipes import TrainRecipe
 from edgekit.templates import field_text, fill_template, template_fields
-from edgekit.training.augment import augmented_rows
-from edgekit.training.data_checks import Finding, check_examples, warnings_of
-from edgekit.training.splitting import keep_labels_in_train, mixed, split_examples
-from edgekit.training.tables import (
-    Row,
-    Table,
-    is_file_reference,
-    read_table,
-    renamed,
-    require_columns,
-)
+from edgekit.training.row_files import Row
+from edgekit.training.tables import Table, require_columns
 
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -55,88 +43,6 @@ class Example:
         return repr((self.prompt, self.completion, self.messages, self.text))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExampleSplits:
-    """The examples of one run.
-
-    Attributes:
-        labels: The label set of a classification, sorted.
-        n_duplicates: Training and validation rows that repeat an earlier one.
-        warnings: What a person should know, one sentence each.
-        findings: What is odd about the rows; its problems are among the warnings.
-    """
-
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
-    labels: tuple[str, ...] | None
-    n_duplicates: int
-    warnings: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-
-def load_examples(recipe: TrainRecipe) -> ExampleSplits:
-    """Read, check and split the data of a recipe.
-
-    Raises:
-        DataError: With every problem of the first file or split that has any.
-    """
-    data = recipe.data
-    is_classification = recipe.task == "classification"
-    everything = read_training_rows(data, is_classification)
-    warnings: list[str] = []
-    if isinstance(data.validation, str):
-        train, validation = everything, _read_other(data.validation, data, is_classification)
-    else:
-        train, validation = split_examples(everything, data, recipe.seed, warnings)
-    test = _read_other(data.test, data, is_classification) if data.test else []
-    if data.augment is not None:
-        rows = augmented_rows(data.augment, [example.row for example in train])
-        places = tuple(f"data.augment:{number}" for number in range(1, len(rows) + 1))
-        columns = tuple(dict.fromkeys(key for row in rows for key in row))
-        table = Table(source="data.augment", columns=columns, rows=rows, places=places)
-        train = examples_of(table, data, is_classification)
-    labels = None
-    if is_classification and data.completion is not None:
-        if not isinstance(data.validation, str):
-            train, validation = keep_labels_in_train(train, validation)
-        labels = tuple(sorted({(example.completion or "").strip() for example in train}))
-        for name, examples in (("validation", validation), ("test", test)):
-            _refuse_unknown_labels(name, examples, labels)
-    findings = check_examples(train, validation, test, data, recipe.task)
-    warnings += warnings_of(findings)
-    n_duplicates = _count_duplicates([*train, *validation])
-    if data.sources and data.sources[0].weight is not None:
-        weights = [source.weight or 1 for source in data.sources]
-        train = [*mixed(train, weights, recipe.seed)]
-    return ExampleSplits(
-        train=tuple(train),
-        validation=tuple(validation),
-        test=tuple(test),
-        labels=labels,
-        n_duplicates=n_duplicates,
-        warnings=tuple(warnings),
-        findings=findings,
-    )
-
-
-def read_training_rows(data: DataRecipe, stratify_by_label: bool) -> list[Example]:
-    """Read ``data.train``, every source with its own slice and names of columns.
-
-    Raises:
-        DataError: If a source cannot be read, or rows cannot be used.
-    """
-    if not data.sources:
-        table = read_table(data.files, split=data.split, subset=data.subset)
-        return examples_of(table, data, stratify_by_label)
-    examples = []
-    for number, source in enumerate(data.sources):
-        table = read_table(source.path, split=source.split, subset=source.subset)
-        found = examples_of(renamed(table, source.rename), data, stratify_by_label)
-        examples += [replace(example, source=number) for example in found]
-    return examples
-
-
 def examples_of(table: Table, data: DataRecipe, stratify_by_label: bool = False) -> list[Example]:
     """Turn every row into an example.
 
@@ -156,15 +62,6 @@ def examples_of(table: Table, data: DataRecipe, stratify_by_label: bool = False)
             f"{table.source} has {len(problems)} unusable rows", problems=first_of(problems)
         )
     return examples
-
-
-def _read_other(source: str, data: DataRecipe, is_classification: bool) -> list[Example]:
-    """Validation or test rows: a file, or a split of the training data."""
-    if is_file_reference(source):
-        table = read_table([source])
-    else:
-        table = read_table(data.files, split=source, subset=data.subset)
-    return examples_of(table, data, is_classification)
 
 
 def _templates(data: DataRecipe) -> list[tuple[str, str]]:
@@ -258,25 +155,3 @@ def _messages(row: Row, data: DataRecipe) -> tuple[dict[str, Any], ...] | None:
     if data.system is not None and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": data.system})
     return tuple(turns)
-
-
-def _refuse_unknown_labels(split: str, examples: Sequence[Example], labels: Sequence[str]) -> None:
-    unknown: dict[str, list[str]] = {}
-    for example in examples:
-        label = (example.completion or "").strip()
-        if label not in labels:
-            unknown.setdefault(label, []).append(example.place)
-    if unknown:
-        raise DataError(
-            f"{split} has labels that never occur in training",
-            problems=[
-                f"{label!r}: {len(places)} rows, the first is {places[0]}"
-                for label, places in sorted(unknown.items())
-            ],
-            hint="Add training rows with these labels, or leave the rows out.",
-        )
-
-
-def _count_duplicates(examples: Sequence[Example]) -> int:
-    counts = Counter(example.content for example in examples)
-    return sum(count - 1 for count in counts.values())

@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 
 def digest_of(prepared: Prepared, own_loss: "CheckedLoss | None") -> str:
-    """What has to be equal for two runs to be the same one: recipe, base, every token, the loss."""
+    """What has to be equal for two runs to be the same one: recipe, base, rows, the loss.
+
+    Of rows it is every token; of a stream its first tokens and the bytes of its files.
+    """
+    stream = prepared.examples.stream
+    rows = stream.digest() if stream is not None else ""
     return run_digest(
         prepared.recipe,
-        prepared.base_digest + (own_loss.identity if own_loss else ""),
+        prepared.base_digest + (own_loss.identity if own_loss else "") + rows,
         [*prepared.train.sequences, *prepared.validation.sequences],
     )
 

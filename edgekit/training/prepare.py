@@ -1,6 +1,7 @@
 """Everything that a run knows before its first step; no weight is loaded yet."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from edgekit.recipes import TrainRecipe
 from edgekit.targets import TargetProfile, load_target
 from edgekit.training.class_weights import weights_by_label
 from edgekit.training.events import Message, OnEvent
-from edgekit.training.examples import ExampleSplits, load_examples
+from edgekit.training.example_splits import ExampleSplits, load_examples
+from edgekit.training.examples import Example
 from edgekit.training.generating import end_token_ids
 from edgekit.training.nf4 import check_nf4
 from edgekit.training.packing import packed
@@ -25,7 +27,7 @@ _DEFAULT_MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Everything that is known before the first step."""
+    """Everything that is known before the first step; of a stream that is its first rows."""
 
     recipe: TrainRecipe
     base: Base
@@ -55,6 +57,16 @@ class Prepared:
         if not self.recipe.data.packing:
             return self.train.sequences
         return packed(self.train.sequences, self.recipe.data.max_length)
+
+    def tokenized(self, examples: Sequence[Example]) -> TokenizedSplit:
+        """Training examples as tokens, each sequence with the weight of its label."""
+        split = tokenize_examples(
+            examples,
+            self.tokenizer,
+            max_length=self.recipe.data.max_length,
+            end_ids=self.end_ids,
+        )
+        return _weighted(split, self.label_weights) if self.label_weights is not None else split
 
     @property
     def base_digest(self) -> str:
@@ -102,25 +114,21 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         tokenize_examples(split, tokenizer, max_length=recipe.data.max_length, end_ids=end_ids)
         for split in (examples.train, examples.validation, examples.test)
     )
-    label_weights = None
-    if recipe.class_weights is not None:
-        labels = [(example.completion or "").strip() for example in examples.train]
-        label_weights = weights_by_label(recipe.class_weights, labels)
+    warnings = [*examples.warnings]
+    label_weights = _label_weights(recipe, examples, warnings)
+    if label_weights is not None:
         train_split = _weighted(train_split, label_weights)
     if not train_split.sequences:
-        raise DataError(
-            f"every training row is longer than max_length ({recipe.data.max_length} tokens)",
-            hint="Raise data.max_length, or shorten the rows.",
-        )
-    warnings = [*examples.warnings]
+        raise nothing_fits(recipe)
     for name, split, n_rows in (
         ("training", train_split, len(examples.train)),
         ("validation", validation, len(examples.validation)),
         ("test", test, len(examples.test)),
     ):
+        which = "the first " if examples.stream is not None and name == "training" else ""
         if split.n_too_long:
             warnings.append(
-                f"{split.n_too_long} of {n_rows} {name} rows are longer than "
+                f"{split.n_too_long} of {which}{n_rows} {name} rows are longer than "
                 f"{recipe.data.max_length} tokens and left out (data.max_length)"
             )
     return Prepared(
@@ -138,10 +146,39 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
     )
 
 
+def nothing_fits(recipe: TrainRecipe) -> DataError:
+    """Of training rows that are all too long."""
+    read = " that was read" if recipe.data.streaming else ""
+    return DataError(
+        f"every training row{read} is longer than max_length ({recipe.data.max_length} tokens)",
+        hint="Raise data.max_length, or shorten the rows.",
+    )
+
+
+def _label_weights(
+    recipe: TrainRecipe, examples: ExampleSplits, warnings: list[str]
+) -> dict[str, float] | None:
+    """Weight of each label; those that no row has are refused, or told where rows are to come."""
+    if recipe.class_weights is None:
+        return None
+    labels = [(example.completion or "").strip() for example in examples.train]
+    if examples.stream is None:
+        return weights_by_label(recipe.class_weights, labels)
+    unseen = [repr(label) for label in recipe.class_weights if label not in labels]
+    if unseen:
+        warnings.append(
+            f"class_weights name labels that none of the first {len(labels)} training rows has: "
+            + ", ".join(unseen)
+        )
+    return dict(recipe.class_weights)
+
+
 def _weighted(split: TokenizedSplit, weights: dict[str, float]) -> TokenizedSplit:
     """Each sequence with the weight of its label; a classification has a question for each."""
     pairs = zip(split.sequences, split.questions, strict=True)
-    sequences = (replace(one, weight=weights[question.reference]) for one, question in pairs)
+    sequences = (
+        replace(one, weight=weights.get(question.reference, 1.0)) for one, question in pairs
+    )
     return replace(split, sequences=tuple(sequences))
 
 

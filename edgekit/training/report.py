@@ -29,12 +29,13 @@ class RowCounts:
     """What became of the rows; those that ``data.augment`` or weights add are counted too.
 
     Attributes:
-        total: Rows of training and validation.
-        used: Training rows that were trained on.
+        total: Rows of training and validation; of a stream those that were read, each pass counted.
+        used: Training rows that were trained on; of a stream how many all steps had.
         validation: Validation rows that the loss was taken of.
         test: Test rows.
         truncated: Rows of any split left out, since max_length would have cut them.
-        duplicates: Training and validation rows that repeat an earlier one (they are kept).
+        duplicates: Training and validation rows that repeat an earlier one (they are kept); of a
+            stream among its first rows.
     """
 
     total: int

@@ -1,24 +1,15 @@
-"""Read rows: csv, tsv, json, jsonl and parquet files, or a Hub data set.
+"""Tables of rows, each row with its place: of files, or of a Hub data set."""
 
-Text files are read here, strictly, so that a malformed row is named by its line instead of
-being guessed at, and so that nested JSON stays as it was written (Arrow would add the keys of
-other rows to it).
-"""
-
-import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from edgekit.errors import DataError, first_of
+from edgekit.training.hub_rows import hub_rows
+from edgekit.training.row_files import Row, is_file_reference, numbered_rows
 from edgekit_runtime.errors import nearest
 
-_MAX_FIELD_CHARS = 2**31 - 1
-
-Row = dict[str, Any]
-_Numbered = Iterator[tuple[int, Row | str]]
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,36 +41,47 @@ def read_table(sources: Sequence[str], *, split: str = "train", subset: str | No
         DataError: If something is missing, malformed (with every line), or empty.
     """
     if len(sources) == 1 and not is_file_reference(sources[0]):
-        return _read_hub(sources[0], split, subset)
-    table = _joined([_read_file(source) for source in sources])
+        return _checked(sources[0], hub_rows(sources[0], split, subset))
+    table = _joined([_checked(source, numbered_rows(source)) for source in sources])
     return _sliced(table, split)
 
 
-def is_file_reference(source: str) -> bool:
-    """Whether this names a file: it is there, or ends like a data file."""
-    return Path(source).is_file() or Path(source).suffix.lower() in _READERS
+def read_blocks(source: str, *, split: str = "train", subset: str | None = None) -> Iterator[Table]:
+    """Read rows some at a time, so that no more of them are held.
 
+    Args:
+        source: One file, directory or Hub id.
+        split: Its name, without a slice.
+        subset: The Hub data set's configuration.
 
-def _read_file(source: str) -> Table:
-    path = Path(source)
-    reader = _READERS.get(path.suffix.lower())
-    if not path.is_file():
-        raise DataError(f"{source}: no such file", hint=f"Looked in {Path.cwd()}.")
-    if reader is None:
-        raise DataError(f"{source}: unknown kind of file; known: {', '.join(sorted(_READERS))}")
-    try:
-        return _checked(source, reader(path))
-    except UnicodeDecodeError as err:
+    Yields:
+        Tables; their columns are all that were seen so far.
+
+    Raises:
+        DataError: As :func:`read_table`, of the rows up to the first that is malformed.
+    """
+    if not is_file_reference(source):
+        numbered = hub_rows(source, split, subset, streamed=True)
+    elif split == "train":
+        numbered = numbered_rows(source, streamed=True)
+    else:
         raise DataError(
-            f"{source} is not UTF-8: byte {err.start} is 0x{err.object[err.start]:02x}",
-            hint="Save the file as UTF-8.",
-        ) from err
-    except OSError as err:
-        raise DataError(f"{source} cannot be read: {err}") from err
+            f"split {split!r} does not fit {source}", hint="Files have the one split 'train'."
+        )
+    columns: tuple[str, ...] = ()
+    while block := list(islice(numbered, _BLOCK_ROWS)):
+        table = _checked(source, block, shown=f"{source} up to line {block[-1][0]}")
+        columns = tuple(dict.fromkeys((*columns, *table.columns)))
+        yield replace(table, columns=columns)
+    if not columns:
+        raise DataError(f"{source} has no rows")
 
 
-def _checked(source: str, numbered: _Numbered) -> Table:
+def _checked(
+    source: str, numbered: Iterable[tuple[int, Row | str]], *, shown: str | None = None
+) -> Table:
     """Collect rows; a text instead of a row is what is wrong with that line."""
+    shown = shown or source
     rows, places, problems = [], [], []
     for line, row in numbered:
         if isinstance(row, str):
@@ -88,106 +90,11 @@ def _checked(source: str, numbered: _Numbered) -> Table:
             rows.append(row)
             places.append(f"{source}:{line}")
     if problems:
-        raise DataError(f"{source} has {len(problems)} malformed rows", problems=first_of(problems))
+        raise DataError(f"{shown} has {len(problems)} malformed rows", problems=first_of(problems))
     if not rows:
-        raise DataError(f"{source} has no rows")
+        raise DataError(f"{shown} has no rows")
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    return Table(source=source, columns=columns, rows=tuple(rows), places=tuple(places))
-
-
-def _read_csv(path: Path) -> _Numbered:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _csv_rows(file, "," if path.suffix.lower() == ".csv" else "\t")
-
-
-def _csv_rows(file: TextIO, delimiter: str) -> _Numbered:
-    csv.field_size_limit(_MAX_FIELD_CHARS)
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for values in reader:
-            if values and header is None:
-                header = values
-                if problem := _header_problem(header):
-                    yield line, problem
-                    return
-            elif values and header is not None:
-                yield line, _csv_row(header, values)
-            line = reader.line_num + 1
-    except csv.Error as err:
-        yield line, str(err)
-
-
-def _header_problem(header: Sequence[str]) -> str | None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        return f"the header names a column twice: {', '.join(map(repr, twice))}"
-    return "the header has a column without a name" if not all(header) else None
-
-
-def _csv_row(header: Sequence[str], values: Sequence[str]) -> Row | str:
-    if len(values) != len(header):
-        return f"expected {len(header)} columns, got {len(values)}"
-    return dict(zip(header, values, strict=True))
-
-
-def _read_jsonl(path: Path) -> _Numbered:
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if text.strip():
-                yield line, _json_row(text)
-
-
-def _json_row(text: str) -> Row | str:
-    try:
-        return _as_row(json.loads(text))
-    except json.JSONDecodeError as err:
-        return f"not valid JSON: {err.msg} at character {err.colno}"
-
-
-def _read_json(path: Path) -> _Numbered:
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.strip():
-        return
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as err:
-        if err.msg == "Extra data":  # JSON lines under the name .json: common, and unambiguous
-            yield from _read_jsonl(path)
-        else:
-            yield err.lineno, f"not valid JSON: {err.msg} at character {err.colno}"
-        return
-    if not isinstance(value, list):
-        yield 1, "expected a list of objects, [{…}, …]"
-        return
-    for number, item in enumerate(value, start=1):
-        yield number, _as_row(item)
-
-
-def _as_row(value: Any) -> Row | str:
-    return value if isinstance(value, dict) else f"expected an object, got {value!r:.60}"
-
-
-def _read_parquet(path: Path) -> _Numbered:
-    from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
-    from pyarrow.parquet import read_table as read_parquet  # type: ignore[import-untyped]
-
-    try:
-        rows = read_parquet(path).to_pylist()
-    except ArrowInvalid as err:
-        yield 1, str(err).splitlines()[0]
-        return
-    yield from enumerate(rows, start=1)
-
-
-_READERS: dict[str, Callable[[Path], _Numbered]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+    return Table(source=shown, columns=columns, rows=tuple(rows), places=tuple(places))
 
 
 def _joined(tables: Sequence[Table]) -> Table:
@@ -220,35 +127,6 @@ def _sliced(table: Table, split: str) -> Table:
         rows=tuple(table.rows[i] for i in chosen),
         places=tuple(table.places[i] for i in chosen),
     )
-
-
-def _read_hub(source: str, split: str, subset: str | None) -> Table:
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        loaded = datasets.load_dataset(source, name=subset, split=split)
-    except (OSError, ValueError, AssertionError, RuntimeError, HfHubHTTPError) as err:
-        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-        raise DataError(
-            f"data '{source}' is no file here and cannot be loaded as a data set: {reason}",
-            hint="Give a csv, tsv, json, jsonl or parquet file, or a Hub data set id "
-            "(with `subset` where it has several, and the network for the first time).",
-        ) from err
-    for column, feature in loaded.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            loaded = loaded.cast_column(column, datasets.Value("string"))
-            names = dict(enumerate(feature.names))
-            loaded = loaded.map(_named(column, names))
-    rows = tuple(loaded.to_list())
-    if not rows:
-        raise DataError(f"split {split!r} of {source} has no rows")
-    places = tuple(f"{source}:{number}" for number in range(1, len(rows) + 1))
-    return Table(source=source, columns=tuple(loaded.column_names), rows=rows, places=places)
-
-
-def _named(column: str, names: dict[int, str]) -> Callable[[Row], Row]:
-    return lambda row: {column: names.get(int(row[column]), "")}
 
 
 def renamed(table: Table, names: Mapping[str, str]) -> Table:

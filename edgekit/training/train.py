@@ -78,7 +78,7 @@ def train(
         prepared = everyone.first_then_all(lambda: prepare(recipe, tell))
         for warning in prepared.warnings:
             tell(Message(text=warning, is_warning=True))
-        digest = digest_of(prepared, own_loss)
+        digest = everyone.first(lambda: digest_of(prepared, own_loss))
         arguments = training_arguments(
             recipe,
             recipe.output / "checkpoints",
@@ -166,7 +166,8 @@ def _run(
     trained = trained_model(prepared, checkpoints, tell, on_cpu=arguments.use_cpu)
     model = trained.model
     meter = UsageMeter()
-    trainer = _trainer(prepared, model, arguments, own_loss, tell)
+    rows = _training_rows(prepared, arguments)
+    trainer = _trainer(prepared, model, arguments, rows, own_loss, tell)
     trainer.add_callback(meter)
     if recipe.early_stopping is not None:
         from edgekit.training.early_stopping import stop_early
@@ -182,6 +183,7 @@ def _run(
     is_stopped_early = state.global_step < state.max_steps
     if is_stopped_early:
         tell(Message(text=f"stopped early, at step {state.global_step} of {state.max_steps}"))
+    prepared, counts = _after_reading(prepared, rows, state.global_step)
     curve = loss_curve_of(state.log_history)
     verdicts = verdicts_of(curve)
     for verdict in verdicts:
@@ -194,7 +196,7 @@ def _run(
         base_fingerprint=prepared.base.fingerprint,
         task=recipe.task,
         recipe=recipe.model_dump(mode="json"),
-        rows=_row_counts(prepared),
+        rows=counts,
         labels=prepared.examples.labels,
         class_weights=prepared.label_weights,
         steps=state.global_step,
@@ -224,10 +226,22 @@ def _run(
     )
 
 
+def _training_rows(prepared: Prepared, arguments: Any) -> Any:
+    """What the Trainer reads: the sequences, or a stream of them."""
+    stream = prepared.examples.stream
+    if stream is None:
+        return prepared.training_rows
+    from edgekit.training.sequence_stream import SequenceStream
+    from edgekit.training.trainer import rows_per_step
+
+    return SequenceStream(prepared, stream, rows_per_step(arguments))
+
+
 def _trainer(
     prepared: Prepared,
     model: Any,
     arguments: Any,
+    rows: Any,
     own_loss: "CheckedLoss | None",
     tell: OnEvent,
 ) -> Any:
@@ -240,7 +254,7 @@ def _trainer(
         own_loss=own_loss,
         args=arguments,
         data_collator=PaddingCollator(min(prepared.end_ids)),
-        train_dataset=prepared.training_rows,
+        train_dataset=rows,
         eval_dataset=prepared.validation.sequences or None,
         callbacks=[ProgressCallback(tell)],
     )
@@ -252,6 +266,18 @@ def _trainer(
         logs = SummaryWriter(log_dir=str(prepared.recipe.output / "runs"))
         trainer.add_callback(TensorBoardCallback(logs))
     return trainer
+
+
+def _after_reading(prepared: Prepared, rows: Any, n_steps: int) -> tuple[Prepared, RowCounts]:
+    """The run with its counts of rows, which of a stream are known now."""
+    if prepared.examples.stream is None:
+        return prepared, _row_counts(prepared)
+    settled = rows.settled()
+    return settled, replace(
+        _row_counts(settled),
+        total=rows.seen.n_rows + len(prepared.examples.validation),
+        used=n_steps * rows.batch_size,
+    )
 
 
 def _row_counts(prepared: Prepared) -> RowCounts:

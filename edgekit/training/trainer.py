@@ -111,6 +111,12 @@ def _chunks(items: list[int], size: int) -> list[list[int]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
+def rows_per_step(arguments: TrainingArguments) -> int:
+    """Rows of one step, those of all processes together."""
+    n_accumulated: int = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    return n_accumulated * processes().n
+
+
 def completion_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and targets of the learnt tokens only.
 
@@ -241,9 +247,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         lengths = [len(example.input_ids) for example in self.train_dataset]
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        batch_size *= processes().n  # the batch of a step, which all of them share
-        return LengthGroupedSampler(lengths, batch_size, self.args.seed)
+        return LengthGroupedSampler(lengths, rows_per_step(self.args), self.args.seed)
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

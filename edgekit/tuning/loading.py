@@ -183,6 +183,11 @@ def _recipe_problems(search: SearchFile, recipe: TrainRecipe) -> list[str]:
     problems = []
     if not recipe.data.validation:
         problems.append("recipe: data.validation is 0, and a search needs rows to judge trials by")
+    if recipe.data.streaming:
+        problems.append(
+            "recipe: data.streaming: a search splits its rows, so it holds them; search on a part "
+            "of them (data.split or a smaller file), and train the winner's values on the stream"
+        )
     has_answers = recipe.data.text_template is None
     problems += [
         f"objective: {one.metric} is of answers, and the rows are whole texts; take loss"

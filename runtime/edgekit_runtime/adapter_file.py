@@ -1,4 +1,4 @@
-"""Reads ``.onnx_adapter`` files, with every offset checked before it is followed.
+"""Reads ``.onnx_adapter`` files, with every offset checked before it is followed, and writes them.
 
 The format is a FlatBuffer with identifier ``TORT``:
 
@@ -26,6 +26,8 @@ _FORMAT_VERSION: Final = 1
 _MAX_PARAMETERS: Final = 1 << 16
 _MAX_DIMENSIONS: Final = 8
 _DTYPES: Final = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+_CODES: Final = {name: code for code, name in _DTYPES.items()}
+_ALIGNMENT: Final = 64
 _ITEM_BYTES: Final = {"float32": 4, "float16": 2, "float64": 8, "bfloat16": 2}
 
 
@@ -74,6 +76,56 @@ class AdapterFile:
             for name, info in self.infos.items()
             if info.dtype != "bfloat16" and not np.isfinite(self.tensor(name)).all()
         ]
+
+
+def adapter_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """The content of an ``.onnx_adapter`` with some tensors; the same bytes for the same ones.
+
+    Args:
+        tensors: float32 or float16 by name.
+    """
+    out = _Writer()
+    out.place(b"\0\0\0\0" + _IDENTIFIER)
+    vtable = out.place(struct.pack("<6H", 12, 20, 4, 8, 12, 16))  # of both tables: four fields
+    root = out.table(vtable, "<iiiI", _FORMAT_VERSION, 1, 1, 0)
+    out.point(0, root)
+    listed = out.place(struct.pack("<I", len(tensors)) + bytes(4 * len(tensors)))
+    out.point(root + 16, listed)
+    for index, (name, values) in enumerate(tensors.items()):
+        table = out.table(vtable, "<IIiI", 0, 0, _CODES[values.dtype.name], 0)
+        out.point(listed + 4 + 4 * index, table)
+        out.point(table + 4, out.vector(name.encode() + b"\0", len(name.encode()), 4))
+        shape = struct.pack(f"<{values.ndim}q", *values.shape)
+        out.point(table + 8, out.vector(shape, values.ndim, 8))
+        raw = np.ascontiguousarray(values).tobytes()
+        out.point(table + 16, out.vector(raw, len(raw), _ALIGNMENT))
+    return bytes(out.data)
+
+
+class _Writer:
+    """A FlatBuffer written front to back: what points comes before what it points to."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def place(self, part: bytes, alignment: int = 4, before: int = 0) -> int:
+        """Append bytes so that what is ``before`` bytes into them is aligned; where they begin."""
+        self.data += bytes(-(len(self.data) + before) % alignment)
+        self.data += part
+        return len(self.data) - len(part)
+
+    def table(self, vtable: int, fields: str, *values: int) -> int:
+        """Append a table of four fields of four bytes."""
+        at = self.place(b"")
+        return self.place(struct.pack("<i", at - vtable) + struct.pack(fields, *values))
+
+    def vector(self, items: bytes, count: int, alignment: int) -> int:
+        """Append a vector, its items aligned."""
+        return self.place(struct.pack("<I", count) + items, alignment, before=4)
+
+    def point(self, at: int, to: int) -> None:
+        """Let an offset point to something."""
+        struct.pack_into("<I", self.data, at, to - at)
 
 
 class _MalformedError(Exception):

@@ -3,12 +3,14 @@
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit_runtime.adapter_file import AdapterFile
+from edgekit_runtime.blending import as_file, blend
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import AdapterError
 from edgekit_runtime.graphs import DecoderGraph
@@ -24,6 +26,19 @@ class AdapterSource:
     path: Path
     digest: str
     size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlendSource:
+    """Adapters that are added up, each with its weight."""
+
+    name: str
+    parts: tuple[tuple[AdapterSource, float], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the sum of them takes: as much as all of them."""
+        return sum(source.size_bytes for source, _ in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +60,7 @@ class AdapterStatus:
 class _Resident:
     """A loaded adapter."""
 
-    def __init__(self, source: AdapterSource) -> None:
+    def __init__(self, source: AdapterSource | BlendSource) -> None:
         self.source = source
         self.in_use = 0
         self.pinned = False
@@ -79,9 +94,10 @@ class AdapterPool:
     Args:
         graph: The graph with sockets.
         contract: What fits the sockets.
-        find: Gives the source of an adapter by name; raises AdapterError.
+        find: Gives the source of an adapter or blend by name; raises AdapterError.
         budget_bytes: Adapters that nobody uses are unloaded, the least recently used first,
             to stay below this.
+        cache_dir: For systems where a blend has to be a file; None: nowhere.
     """
 
     def __init__(
@@ -89,13 +105,15 @@ class AdapterPool:
         graph: DecoderGraph,
         *,
         contract: SocketContract,
-        find: Callable[[str], AdapterSource],
+        find: Callable[[str], AdapterSource | BlendSource],
         budget_bytes: int,
+        cache_dir: Path | None,
     ) -> None:
         self._graph = graph
         self._contract = contract
         self._find = find
         self._budget_bytes = budget_bytes
+        self._cache_dir = cache_dir
         self._container = graph.new_adapters()
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
 
@@ -112,7 +130,7 @@ class AdapterPool:
         """Refuse an adapter that could not be loaded, room aside."""
         with self._graph.lock:
             if name not in self._resident:
-                self._check(self._find(name))
+                self._checked(self._find(name))
 
     def load(self, name: str, *, pin: bool = False) -> None:
         """Load an adapter ahead of its use; a pinned one stays."""
@@ -168,10 +186,11 @@ class AdapterPool:
             self._resident.move_to_end(name)
             return self._resident[name]
         source = self._find(name)
-        self._check(source)
+        checked = self._checked(source)
         self._make_room(source)
         try:
-            self._container.load(str(source.path), name)
+            with self._path_of(source, checked) as path:
+                self._container.load(path, name)
         except RuntimeError as err:
             raise AdapterError(
                 f"adapter {name!r} cannot be loaded", problems=[str(err).strip()]
@@ -179,8 +198,23 @@ class AdapterPool:
         self._resident[name] = _Resident(source)
         return self._resident[name]
 
-    def _check(self, source: AdapterSource) -> None:
-        """Refuse a file that was changed or does not fit, before the native code sees it."""
+    @contextmanager
+    def _path_of(self, source: AdapterSource | BlendSource, checked: AdapterFile) -> Iterator[str]:
+        if isinstance(source, AdapterSource):
+            yield str(source.path)
+        else:
+            with as_file(checked.data, self._cache_dir) as path:
+                yield path
+
+    def _checked(self, source: AdapterSource | BlendSource) -> AdapterFile:
+        """Refuse what was changed or does not fit, before the native code sees it."""
+        if isinstance(source, AdapterSource):
+            return self._fitting(source.name, self._unchanged(source))
+        parts = [(self._checked(part), weight) for part, weight in source.parts]
+        return self._fitting(source.name, blend(parts, self._contract))
+
+    def _unchanged(self, source: AdapterSource) -> bytes:
+        """An adapter's bytes, if they are those of the manifest."""
         try:
             data = source.path.read_bytes()
         except OSError as err:
@@ -194,16 +228,20 @@ class AdapterPool:
                 problems=[f"{source.path.name}: expected {source.digest}, got {digest}"],
                 hint="Fetch the bundle again, or add the adapter again: edgekit bundle add.",
             )
-        file = AdapterFile.from_bytes(data, where=f"adapter {source.name!r}")
+        return data
+
+    def _fitting(self, name: str, data: bytes) -> AdapterFile:
+        file = AdapterFile.from_bytes(data, where=f"adapter {name!r}")
         problems = self._contract.problems(file.infos) + file.value_problems()
         if problems:
             raise AdapterError(
-                f"adapter {source.name!r} does not fit this target",
+                f"adapter {name!r} does not fit this target",
                 problems=problems,
                 hint="Build the bundle again with this adapter, or train it on this base.",
             )
+        return file
 
-    def _make_room(self, source: AdapterSource) -> None:
+    def _make_room(self, source: AdapterSource | BlendSource) -> None:
         used = sum(resident.source.size_bytes for resident in self._resident.values())
         idle = [n for n, r in self._resident.items() if not r.in_use and not r.pinned]
         while used + source.size_bytes > self._budget_bytes and idle:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
+from edgekit_runtime.adapter_choice import blend_card, blend_weights
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.digests import sha256_of_bytes
 from edgekit_runtime.errors import AdapterError, BundleError, nearest
@@ -124,12 +125,17 @@ class Bundle:
         return engine
 
     def adapter_card(self, name: str) -> AdapterCard:
-        """What an adapter is and was trained for.
+        """What an adapter is and was trained for; of a blend, what is true of all its adapters.
+
+        Args:
+            name: Of an adapter, or several as ``legal=0.7,tone=0.3``.
 
         Raises:
             AdapterError: If there is none of that name, or it was made for another base.
             BundleError: If its card was changed or is malformed.
         """
+        if weights := blend_weights(name):
+            return blend_card(name, [self.adapter_card(part) for part in weights])
         if name not in self.manifest.adapters:
             raise AdapterError(
                 f"bundle {self.manifest.name!r} has no adapter {name!r}",

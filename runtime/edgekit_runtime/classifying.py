@@ -6,11 +6,11 @@ from math import exp, inf
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.scoring import log_softmax
 
 # A branch this many nats below the best label is not followed: e**-12 is 6e-6. A trained model with
 # 77 labels then runs about 80 tokens of them, not 200; shares moved by less than 1e-4 in trials,
@@ -154,7 +154,7 @@ def label_log_probs(
     ahead: list[tuple[_Node, int, int, float]] = []
 
     def arrive(node: _Node, depth: int, chance: float) -> None:
-        following = _log_softmax(decoder.logits())
+        following = log_softmax(decoder.logits())
         if node.label is not None:
             found[node.label] = chance + float(np.logaddexp.reduce(following[ends]))
         for token in sorted(node.children, key=lambda token: float(following[token])):
@@ -204,10 +204,3 @@ def _tree(labels: Sequence[Sequence[int]]) -> _Node:
             )
         node.label = index
     return root
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    values = logits.astype(np.float64)
-    values -= values.max()
-    log_probs: NDArray[np.float64] = values - np.log(np.exp(values).sum())
-    return log_probs

@@ -1,24 +1,21 @@
 """A decoder: one key-value cache on one graph under one adapter."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.adapters import AdapterLease
 from edgekit_runtime.constraints import Constraint
-from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.errors import GenerationError, GraphError
 from edgekit_runtime.graphs import DecoderGraph
 from edgekit_runtime.sampling import Sampler
 
 # Native calls cannot be interrupted: a long prompt goes in by pieces, which costs nothing
 # and gives the same numbers.
 PREFILL_CHUNK_TOKENS: Final = 128
-
-
-T = TypeVar("T")
 
 
 class Decoder:
@@ -96,25 +93,17 @@ class Decoder:
                 with _translated():
                     generator.rewind_to(self._n_settled)
 
-    def append(
-        self, tokens: Sequence[int], interrupted: Callable[[], T | None] = lambda: None
-    ) -> T | None:
-        """Run tokens through the graph, piece by piece.
-
-        Args:
-            tokens: What to append.
-            interrupted: Asked before each piece; a reason stops here.
-
-        Returns:
-            The reason, if interrupted.
-        """
-        with self._graph.lock:
-            self._reserve(self._n_settled + len(tokens))
+    def append(self, tokens: Sequence[int]) -> None:
+        """Run tokens through the graph, piece by piece."""
+        self.reserve(len(tokens))
         for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):
-            if reason := interrupted():
-                return reason
             self._append_piece(tokens[start : start + PREFILL_CHUNK_TOKENS])
-        return None
+
+    def reserve(self, n_tokens: int) -> None:
+        """Make room for so many more tokens, so that they can come by pieces."""
+        with self._graph.lock:
+            if self._n_settled + n_tokens > self.capacity_tokens:
+                self._grow(self._n_settled + n_tokens)
 
     def next(self, sampler: Sampler | None = None) -> int:
         """Generate one token.
@@ -194,10 +183,6 @@ class Decoder:
             self._lease.activate(generator)
         return generator
 
-    def _reserve(self, n_tokens: int) -> None:
-        if n_tokens > self.capacity_tokens:
-            self._grow(n_tokens)
-
     def _grow(self, n_tokens: int = 0) -> Any:
         """Move to a larger cache: a new generator, filled with the same tokens."""
         tokens = self.tokens()
@@ -222,8 +207,8 @@ def _translated() -> Iterator[None]:
         raise _failure("the graph failed", err) from err
 
 
-def _failure(what: str, err: Exception) -> GenerationError:
-    return GenerationError(
+def _failure(what: str, err: Exception) -> GraphError:
+    return GraphError(
         what,
         problems=[str(err).strip() or "out of memory"],
         hint="Try a shorter context_length, and check the bundle: edgekit bundle verify.",

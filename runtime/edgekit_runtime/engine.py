@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_name, adapter_text
 from edgekit_runtime.adapters import AdapterStatus
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
@@ -23,7 +24,7 @@ from edgekit_runtime.classifying import (
     recorded_labels,
 )
 from edgekit_runtime.decoder import Decoder
-from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.errors import ContextLengthError, GenerationError
 from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.prompting import fit_answer, prompt_text
@@ -90,7 +91,7 @@ class Engine:
         *,
         messages: Sequence[Message] | None = None,
         inputs: Mapping[str, str] | None = None,
-        adapter: str | None = None,
+        adapter: AdapterChoice = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Answer one prompt.
@@ -99,7 +100,8 @@ class Engine:
             prompt: Raw text; exactly one of prompt, messages and inputs is given.
             messages: A conversation for the base's chat template.
             inputs: Values for the fields of the adapter's recorded prompt template.
-            adapter: Name of an adapter; None for the base.
+            adapter: Name of an adapter, or several with weights, as `{"legal": 0.7, "tone": 0.3}`,
+                whose sum answers; None for the base.
             **options: See `edgekit_runtime.sampling.GenerateOptions`.
 
         Raises:
@@ -116,21 +118,22 @@ class Engine:
         *,
         messages: Sequence[Message] | None = None,
         inputs: Mapping[str, str] | None = None,
-        adapter: str | None = None,
+        adapter: AdapterChoice = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationStream:
         """Like `generate`, piece by piece; the request is checked here, the work starts there."""
         started = time.perf_counter()
-        card = None if adapter is None else self.bundle.adapter_card(adapter)
+        name = adapter_text(adapter)
+        card = None if name is None else self.bundle.adapter_card(name)
         checked = resolve_options(card.defaults if card else {}, options)
         tokens = self._prompt_tokens(prompt, messages, inputs, card)
         checked = fit_answer(checked, n_prompt=len(tokens), context_length=self.context_length)
         outcome = Outcome()
-        return GenerationStream(self._pieces(tokens, adapter, checked, started, outcome), outcome)
+        return GenerationStream(self._pieces(tokens, name, checked, started, outcome), outcome)
 
     def session(
         self,
-        adapter: str | None = None,
+        adapter: AdapterChoice = None,
         system: str | None = None,
         *,
         messages: Sequence[Message] = (),
@@ -140,7 +143,8 @@ class Engine:
         """Start a conversation.
 
         Args:
-            adapter: Name of an adapter; None for the base.
+            adapter: Name of an adapter, or several with weights, as `{"legal": 0.7, "tone": 0.3}`,
+                whose sum answers; None for the base.
             system: The system message.
             messages: A conversation to go on with.
             on_full: What to do when the context is full, see `Session`.
@@ -150,7 +154,7 @@ class Engine:
 
         return Session(
             self._loaded,
-            adapter=adapter,
+            adapter=adapter_text(adapter),
             system=system,
             messages=messages,
             on_full=on_full,
@@ -165,7 +169,7 @@ class Engine:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         inputs: Mapping[str, str] | None = None,
-        adapter: str | None = None,
+        adapter: AdapterChoice = None,
     ) -> Classification:
         """Pick the label that is likeliest as the whole answer, and say how likely each is.
 
@@ -179,13 +183,15 @@ class Engine:
             prompt: Raw text, template filled.
             messages: A conversation for the base's chat template.
             inputs: Values for the fields of the adapter's recorded prompt template.
-            adapter: Name of an adapter; None for the base.
+            adapter: Name of an adapter, or several with weights, as `{"legal": 0.7, "tone": 0.3}`,
+                whose sum answers; None for the base.
 
         Raises:
             AdapterError: If the adapter is unknown or does not fit.
             GenerationError: If the request cannot be run, or there are not two labels.
         """
-        card = None if adapter is None else self.bundle.adapter_card(adapter)
+        chosen = adapter_text(adapter)
+        card = None if chosen is None else self.bundle.adapter_card(chosen)
         names = check_labels(recorded_labels(card) if labels is None else labels)
         if text is not None and card is not None and card.prompt_template is not None:
             text = fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
@@ -201,12 +207,12 @@ class Engine:
         longest = len(tokens) + max(len(part) for part in parts)
         self._check_scored_length(longest)
         ends = self._loaded.tokenizer().eos_ids
-        with closing(self._loaded.decoder(adapter=adapter, capacity_tokens=longest)) as decoder:
+        with closing(self._loaded.decoder(adapter=chosen, capacity_tokens=longest)) as decoder:
             log_probs = label_log_probs(decoder, tokens, parts, ends)
-        return classification_of(names, log_probs, adapter)
+        return classification_of(names, log_probs, chosen)
 
     def score(
-        self, prompt: str, completions: Sequence[str], *, adapter: str | None = None
+        self, prompt: str, completions: Sequence[str], *, adapter: AdapterChoice = None
     ) -> list[Score]:
         """Say how likely each completion is after the prompt.
 
@@ -218,21 +224,23 @@ class Engine:
             raise GenerationError(
                 "nothing to score", problems=empty or ["prompt: empty"], hint="Give some text."
             )
-        tokenizer = self._loaded.tokenizer(adapter=adapter)
+        name = adapter_text(adapter)
+        tokenizer = self._loaded.tokenizer(adapter=name)
         prompt_tokens = tokenizer.encode(prompt)
         pairs = [
             split_completion(prompt_tokens, tokenizer.encode(prompt + text)) for text in completions
         ]
-        return self._score_pairs(pairs, adapter)
+        return self._score_pairs(pairs, name)
 
     def score_tokens(
-        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, adapter: str | None = None
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, adapter: AdapterChoice = None
     ) -> list[Score]:
         """Say how likely tokens are after other tokens; what several pairs begin with is run once.
 
         Args:
             pairs: Tokens that are given and tokens that are scored, at least one of each.
-            adapter: Name of an adapter; None for the base.
+            adapter: Name of an adapter, or several with weights, as `{"legal": 0.7, "tone": 0.3}`,
+                whose sum answers; None for the base.
 
         Raises:
             GenerationError: If a pair lacks tokens or does not fit the context. The last token
@@ -247,10 +255,10 @@ class Engine:
             raise GenerationError(
                 "these tokens cannot be scored", problems=problems, hint="Use Engine.tokenize."
             )
-        return self._score_pairs(pairs, adapter)
+        return self._score_pairs(pairs, adapter_text(adapter))
 
     def token_log_probs(
-        self, token_ids: Sequence[int], *, adapter: str | None = None
+        self, token_ids: Sequence[int], *, adapter: AdapterChoice = None
     ) -> NDArray[np.float64]:
         """Log probability of ``token_ids[i]`` given those before it, for every i from 1.
 
@@ -264,11 +272,11 @@ class Engine:
                 hint="Use Engine.tokenize.",
             )
         self._check_scored_length(len(tokens))
-        with closing(self._scoring_decoder(adapter, len(tokens))) as decoder:
+        with closing(self._scoring_decoder(adapter_text(adapter), len(tokens))) as decoder:
             return token_log_probs(decoder, tokens)
 
     def next_logits(
-        self, token_ids: Sequence[int], *, adapter: str | None = None
+        self, token_ids: Sequence[int], *, adapter: "AdapterChoice" = None
     ) -> NDArray[np.float32]:
         """Logits (vocabulary,) of the token after some tokens, by the graph that generates.
 
@@ -279,37 +287,38 @@ class Engine:
         if not tokens or min(tokens) < 0:
             raise GenerationError("expected token ids, none below 0", hint="Use Engine.tokenize.")
         self._check_scored_length(len(tokens))
-        with closing(self._loaded.decoder(adapter=adapter, capacity_tokens=len(tokens))) as decoder:
+        name = adapter_text(adapter)
+        with closing(self._loaded.decoder(adapter=name, capacity_tokens=len(tokens))) as decoder:
             decoder.append(tokens)
             return decoder.logits()
 
-    def load_adapter(self, name: str, *, pin: bool = False) -> None:
+    def load_adapter(self, name: str | Mapping[str, float], *, pin: bool = False) -> None:
         """Load an adapter ahead of its first use.
 
         Args:
-            name: Its name.
+            name: Its name, or a blend of several.
             pin: Keep it loaded whatever the budget says.
 
         Raises:
             AdapterError: If it is unknown, changed, does not fit, or finds no room.
         """
-        self._loaded.pool().load(name, pin=pin)
+        self._loaded.pool().load(adapter_name(name), pin=pin)
 
-    def unload_adapter(self, name: str) -> None:
+    def unload_adapter(self, name: str | Mapping[str, float]) -> None:
         """Unload an adapter, pinned or not.
 
         Raises:
             AdapterError: If it is unknown or in use.
         """
-        self._loaded.pool().unload(name)
+        self._loaded.pool().unload(adapter_name(name))
 
-    def pin_adapter(self, name: str) -> None:
+    def pin_adapter(self, name: str | Mapping[str, float]) -> None:
         """Load an adapter and keep it loaded."""
         self.load_adapter(name, pin=True)
 
-    def unpin_adapter(self, name: str) -> None:
+    def unpin_adapter(self, name: str | Mapping[str, float]) -> None:
         """Let a pinned adapter be unloaded when room is needed."""
-        self._loaded.pool().unpin(name)
+        self._loaded.pool().unpin(adapter_name(name))
 
     def adapters(self) -> list[AdapterStatus]:
         """Every adapter of the bundle that was built for this target."""
@@ -390,7 +399,7 @@ class Engine:
 
     def _check_scored_length(self, n_tokens: int) -> None:
         if n_tokens > self.context_length:
-            raise GenerationError(
+            raise ContextLengthError(
                 "the text is too long for the context",
                 problems=[f"expected at most {self.context_length} tokens, got {n_tokens}"],
                 hint="Score it in windows.",

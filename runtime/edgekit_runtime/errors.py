@@ -39,6 +39,18 @@ class GenerationError(EdgekitRuntimeError):
     """A request that cannot be run: bad options, a bad constraint, a prompt over the context."""
 
 
+class ContextLengthError(GenerationError):
+    """A prompt that is too long for the context."""
+
+
+class GraphError(GenerationError):
+    """The native code failed at a sound request: no memory, or a graph that does not run."""
+
+
+class ServeError(EdgekitRuntimeError):
+    """A server that cannot be started: bad settings, a port that is taken, a worker that fails."""
+
+
 class RegistryError(EdgekitRuntimeError):
     """A registry that cannot be reached, refuses, or sends something else than was asked for."""
 

@@ -1,13 +1,14 @@
 """One answer: the loop that makes it, the stream that shows it, the record that is left."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from edgekit_runtime.decoder import Decoder
+from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS, Decoder
 from edgekit_runtime.errors import GenerationError
-from edgekit_runtime.sampling import Options, sampler_for
+from edgekit_runtime.sampling import Logits, Options, sampler_for
 from edgekit_runtime.stopping import TextStream
 
 FinishReason = Literal["stop", "stop_string", "length", "cancelled", "timeout"]
@@ -88,6 +89,8 @@ class Run:
 
     Args:
         started: `time.perf_counter` at the request.
+        watch: Told the logits before each generated token, and that token; the end-of-text
+            token too.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Run:
         started: float,
         adapter: str | None,
         dropped_turns: int = 0,
+        watch: Callable[[Logits, int], None] | None = None,
     ) -> None:
         self._decoder = decoder
         self._prompt = prompt
@@ -113,6 +117,7 @@ class Run:
         self._load_s = time.perf_counter() - started
         self._adapter = adapter
         self._dropped_turns = dropped_turns
+        self._watch = watch
         self._sampler = sampler_for(options)
         self._tokens: list[int] = []
         self._prefill_s = 0.0
@@ -121,12 +126,21 @@ class Run:
 
     def pieces(self, outcome: Outcome) -> Generator[str, None, None]:
         """Yield the text as it comes; the outcome is there once this has ended or was closed."""
-        try:
-            reason = self._prefill()
-            while reason is None:
-                reason, piece = self._step()
+        with closing(self.steps(outcome)) as steps:
+            for piece in steps:
                 if piece:
                     yield piece
+
+    def steps(self, outcome: Outcome) -> Generator[str, None, None]:
+        """Like `pieces`, but yield after every piece of the prompt and every token.
+
+        Most of the former and some of the latter bring no text.
+        """
+        try:
+            reason = yield from self._prefill()
+            while reason is None:
+                reason, piece = self._step()
+                yield piece
             tail = self._text.finish()
         except (GeneratorExit, KeyboardInterrupt):
             self._text.finish()
@@ -145,20 +159,29 @@ class Run:
             return "timeout"
         return None
 
-    def _prefill(self) -> FinishReason | None:
+    def _prefill(self) -> Generator[str, None, FinishReason | None]:
+        """Run the prompt; return why it was interrupted, if so."""
         before = time.perf_counter()
-        new = self._prompt[self._n_cached :]
-        reason: FinishReason | None = self._decoder.append(new, self._interrupted)
-        self._prefill_s = time.perf_counter() - before
-        return reason
+        self._decoder.reserve(len(self._prompt) - self._n_cached)
+        for start in range(self._n_cached, len(self._prompt), PREFILL_CHUNK_TOKENS):
+            if reason := self._interrupted():
+                return reason
+            self._decoder.append(self._prompt[start : start + PREFILL_CHUNK_TOKENS])
+            self._prefill_s += time.perf_counter() - before
+            yield ""
+            before = time.perf_counter()
+        return None
 
     def _step(self) -> tuple[FinishReason | None, str]:
         """Generate one token; return why it was the last, if so, and the text it brings."""
         if reason := self._interrupted():
             return reason, ""
         before = time.perf_counter()
+        logits = self._decoder.logits() if self._watch else None
         token = self._decoder.next(self._sampler)
         now = time.perf_counter()
+        if self._watch and logits is not None:
+            self._watch(logits, token)
         if self._first_at is None:
             self._first_at = now
         else:

@@ -5,12 +5,15 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus
+from edgekit_runtime.adapter_choice import blend_weights
+from edgekit_runtime.adapters import AdapterPool, AdapterSource, AdapterStatus, BlendSource
+from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import AdapterError, BundleError, GenerationError, TargetError
 from edgekit_runtime.graphs import DecoderGraph
+from edgekit_runtime.guests import Guest
 from edgekit_runtime.locking import TurnLock
 from edgekit_runtime.native import Graph, Tokenizer, configured_threads, default_threads
 from edgekit_runtime.static_graph import STATIC_INPUTS, StaticGraph
@@ -54,6 +57,7 @@ class LoadedTarget:
         self._graphs: dict[GraphKind, DecoderGraph] = {}
         self._pools: dict[GraphKind, AdapterPool] = {}
         self._tokenizer: Tokenizer | None = None
+        self._guests: dict[str, Guest] = {}
         self._decoders: weakref.WeakSet[Decoder] = weakref.WeakSet()
         self._is_closed = False
 
@@ -83,9 +87,10 @@ class LoadedTarget:
             if kind not in self._pools:
                 self._pools[kind] = AdapterPool(
                     self.graph(kind),
-                    contract=self._contract(),
+                    contract=self.contract(),
                     find=self.adapter_source,
                     budget_bytes=self._budget_bytes,
+                    cache_dir=self.bundle.cache_dir,
                 )
             return self._pools[kind]
 
@@ -119,12 +124,45 @@ class LoadedTarget:
             self._decoders.add(decoder)
             return decoder
 
-    def adapter_source(self, name: str) -> AdapterSource:
-        """Where an adapter's tensors for this target lie.
+    def card(self, name: str) -> AdapterCard:
+        """What an adapter is, the bundle's own or a guest.
 
         Raises:
-            AdapterError: If it is unknown, of another base, or not built for this target.
+            AdapterError: If it is unknown, or of another base.
         """
+        guest = self._guests.get(name)
+        return self.bundle.adapter_card(name) if guest is None else guest.card
+
+    def add_guest(self, guest: Guest) -> None:
+        """Take in an adapter from outside the bundle."""
+        self._guests[guest.card.name] = guest
+
+    def remove_guest(self, name: str) -> None:
+        """Unload a guest and forget it.
+
+        Raises:
+            AdapterError: If it is in use.
+        """
+        with self.lock:
+            for pool in self._pools.values():
+                pool.unload(name)
+            del self._guests[name]
+
+    def adapter_source(self, name: str) -> AdapterSource | BlendSource:
+        """Where the tensors of an adapter, or of every adapter of a blend, lie for this target.
+
+        Raises:
+            AdapterError: If one is unknown, of another base, or not built for this target.
+        """
+        weights = blend_weights(name)
+        if weights is None:
+            return self._file_source(name)
+        parts = [(self._file_source(part), weight) for part, weight in weights.items()]
+        return BlendSource(name=name, parts=tuple(parts))
+
+    def _file_source(self, name: str) -> AdapterSource:
+        if name in self._guests:
+            return self._guests[name].source
         self.bundle.adapter_card(name)
         files = self.bundle.manifest.adapters[name].files
         if self.name not in files:
@@ -181,7 +219,8 @@ class LoadedTarget:
             provider=self.record.execution_provider,
         )
 
-    def _contract(self) -> SocketContract:
+    def contract(self) -> SocketContract:
+        """What fits the sockets of this target."""
         problems: list[str] = []
         contract = SocketContract.from_dict(
             json.loads(self.bundle.read(self.record.sockets)), problems

@@ -38,14 +38,26 @@ def configured_threads(folder: Path) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
+def vocabulary_size(folder: Path) -> int | None:
+    """Number of a target's tokens, if its configuration tells."""
+    value = _model_config(folder).get("vocab_size")
+    return value if isinstance(value, int) else None
+
+
 def _session_options(folder: Path) -> dict[str, Any]:
     """``session_options`` of a target's genai configuration; empty where there are none."""
+    decoder = _model_config(folder).get("decoder")
+    options = decoder.get("session_options") if isinstance(decoder, dict) else None
+    return options if isinstance(options, dict) else {}
+
+
+def _model_config(folder: Path) -> dict[str, Any]:
+    """``model`` of a target's genai configuration; empty where it cannot be read."""
     try:
-        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-        options = config["model"]["decoder"]["session_options"]
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # what is wrong with the file is said when genai reads it
-    return options if isinstance(options, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 class Graph:

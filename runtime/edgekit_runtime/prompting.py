@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
-from edgekit_runtime.errors import AdapterError, GenerationError
+from edgekit_runtime.errors import AdapterError, ContextLengthError, GenerationError
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.sampling import Options
 from edgekit_runtime.templates import fill_template
@@ -52,12 +52,13 @@ def fit_answer(options: Options, *, n_prompt: int, context_length: int) -> Optio
     """Shorten the longest answer to what the context leaves.
 
     Raises:
-        GenerationError: If the prompt is empty or leaves no room for a single token.
+        GenerationError: If the prompt is empty.
+        ContextLengthError: If it leaves no room for a single token.
     """
     if n_prompt == 0:
         raise GenerationError("the prompt is empty", hint="Give at least one character.")
     if n_prompt >= context_length:
-        raise GenerationError(
+        raise ContextLengthError(
             "the prompt is too long for the context",
             problems=[f"expected at most {context_length - 1} tokens, got {n_prompt}"],
             hint="Shorten it, or build the target with a longer context_length.",

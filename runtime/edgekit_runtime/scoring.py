@@ -53,6 +53,14 @@ def score_completions(
     return scores
 
 
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Natural logarithms of the probabilities that logits stand for, along the last axis."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=-1, keepdims=True)
+    log_probs: NDArray[np.float64] = values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return log_probs
+
+
 def split_completion(prompt: Sequence[int], whole: Sequence[int]) -> tuple[list[int], list[int]]:
     """Split the tokens of prompt plus completion where they leave the prompt's own tokens.
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, Unpack
 
+from edgekit_runtime.adapter_choice import AdapterChoice, adapter_text
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import Message, messages_json
 from edgekit_runtime.decoder import Decoder, grown_capacity
-from edgekit_runtime.errors import GenerationError
+from edgekit_runtime.errors import ContextLengthError, GenerationError
 from edgekit_runtime.generation import (
     Generation,
     GenerationStream,
@@ -173,21 +174,22 @@ class Session:
         outcome = Outcome()
         return GenerationStream(self._turn(said, inputs, options, started, outcome), outcome)
 
-    def swap(self, adapter: str | None) -> None:
-        """Go on with another adapter, or with the base.
+    def swap(self, adapter: AdapterChoice) -> None:
+        """Go on with another adapter, with several as `Engine.generate` takes them, or the base.
 
         Raises:
             AdapterError: If it is unknown or does not fit; the session stays as it was.
         """
         with self._exclusive():
-            if adapter == self.adapter:
+            name = adapter_text(adapter)
+            if name == self.adapter:
                 return
-            card = None if adapter is None else self._loaded.bundle.adapter_card(adapter)
-            if adapter is not None:
-                self._loaded.pool().check(adapter)
+            card = None if name is None else self._loaded.bundle.adapter_card(name)
+            if name is not None:
+                self._loaded.pool().check(name)
             self._drop_cache()
-            if adapter is not None:
-                self._loaded.pool().load(adapter)
+            if name is not None:
+                self._loaded.pool().load(name)
             self._card = card
 
     def reset(self) -> None:
@@ -295,7 +297,7 @@ class Session:
         if len(tokens) + room <= limit:
             return tokens, n_dropped
         if self._on_full == "error":
-            raise GenerationError(
+            raise ContextLengthError(
                 "the conversation is too long for the context",
                 problems=[f"expected at most {limit - room} tokens, got {len(tokens)}"],
                 hint="Reset the session, shorten max_new_tokens, or use on_full='drop_oldest'.",

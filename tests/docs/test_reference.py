@@ -27,6 +27,7 @@ from edgekit_runtime.cli.chat_commands import COMMANDS as SLASH_COMMANDS
 from edgekit_runtime.errors import EdgekitRuntimeError
 from edgekit_runtime.generation import Generation
 from edgekit_runtime.sampling import GenerateOptions
+from edgekit_runtime.serving.fields import CHAT, COMPLETION
 from tests.docs.option_tables import COMMAND_PAGES, is_of_bundle, page_of
 from tests.docs.pages import ROOT, Page, all_blocks, page
 from tests.docs.programs import PROGRAMS, every_command, option_table
@@ -241,6 +242,11 @@ def test_the_generation_options() -> None:
 def test_the_fields_of_json(where: str, name: str, reported: Any) -> None:
     told = table_names(page(f"docs/reference/commands/{where}.md"), f"fields: {name}")
     assert set(told) == {field.name for field in dataclasses.fields(reported)}
+
+
+def test_the_fields_of_a_servers_request() -> None:
+    told = table_names(page("docs/how-to/serve.md"), "request fields")
+    assert set(told) == {*CHAT, *COMPLETION}
 
 
 def test_the_slash_commands() -> None:

@@ -1,6 +1,8 @@
 """One scoring code for a torch model and for a bundle."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from edgekit.evaluating.answers import tfidf_answers, with_shots
 from edgekit.evaluating.evaluate import evaluate
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.evaluating.subjects import torch_subject
-from edgekit.evaluating.torch_scoring import continuation_log_probs
+from edgekit.evaluating.torch_scoring import continuation_log_probs, score_pairs
 from edgekit.training.examples import Example
 from edgekit.training.tokens import Question
 from edgekit_runtime.errors import AdapterError
@@ -82,6 +84,12 @@ def test_scored_labels_are_always_labels(
     assert {row["prediction"] for row in report.wrong} <= {"lost", "light"}
     # Both labels are there twice, and every answer is one of them.
     assert report.metrics["accuracy"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_an_infinite_perplexity_is_null_in_json(on_device: EvaluationReport) -> None:
+    metrics = {"exact_match": 0.5, "perplexity": math.inf}
+    written = json.dumps(replace(on_device, metrics=metrics).to_dict(), allow_nan=False)
+    assert json.loads(written)["metrics"] == {"exact_match": 0.5, "perplexity": None}
 
 
 def test_few_shot_puts_solved_rows_of_every_label_first() -> None:
@@ -230,6 +238,24 @@ def test_torch_classifies_behind_a_prompt_longer_than_the_window(
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_pairs_are_scored_as_each_by_itself(tiny_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+    pairs = [([5, 6, 7], [8, 9]), ([5], [6]), ([9, 8, 7, 6, 5, 4], [11, 12, 13])]
+    expected = []
+    with torch.inference_mode():
+        for given, scored in pairs:
+            logits = model(torch.tensor([[*given, *scored]])).logits[0, len(given) - 1 : -1]
+            own = logits.double().log_softmax(-1)[range(len(scored)), scored]
+            expected.append(float(own.sum()))
+        likeliest = int(model(torch.tensor([[5, 6, 7]])).logits[0, -1].argmax())
+    found = score_pairs(model, [*pairs, ([5, 6, 7], [likeliest])], pad_token_id=2)
+    assert [log_prob for log_prob, _ in found[:3]] == pytest.approx(expected, abs=1e-4)
+    assert [is_greedy for _, is_greedy in found] == [False, False, False, True]
+
+
 def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) -> None:
     import torch
 
@@ -242,10 +268,10 @@ def test_torch_classifies_by_every_label_and_its_end_in_full(tiny_base: Path) ->
         for label in labels:
             whole = subject.tokenizer(prompt + label).input_ids
             with torch.inference_mode():
-                ends = subject.model(torch.tensor([whole])).logits[0, -1].double().log_softmax(-1)
-            end = float(torch.logsumexp(ends[sorted(subject.end_ids)], 0))
-            expected.append(end - subject._sum(whole, range(len(ids), len(whole))))
-        assert subject._label_scores(question, labels) == pytest.approx(expected, abs=1e-4)
+                log_probs = subject.model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            end = float(torch.logsumexp(log_probs[-1, sorted(subject.end_ids)], 0))
+            written = range(len(ids), len(whole))
+            expected.append(end + sum(float(log_probs[i - 1, whole[i]]) for i in written))
         shares = torch.tensor(expected).softmax(0)
         ((label, share),) = subject.classify([question], labels, done=lambda count: None)
     assert label == labels[int(shares.argmax())]

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_settings(out, settings)
     setup = Setup(
         out=out,
+        results=(given.results or out / "cells").resolve(),
         rows=write_rows(given.data.resolve(), out / "data", given.rows),
         base=given.base,
         steps=given.steps,
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", type=Path, help="directory with banking77/ and snips/")
     parser.add_argument("out", type=Path, help="directory of the results")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="instead of OUT/cells")
     parser.add_argument("--only", nargs="+", metavar="CELL", help="names or patterns, in order")
     parser.add_argument("--plan", action="store_true", help="say what is left and how long it is")
     parser.add_argument("--table", action="store_true", help="print what there is as Markdown")
@@ -109,7 +111,7 @@ def _run_all(setup: Setup, cells: Sequence[Cell], chosen: Sequence[Cell], lock: 
     failed: dict[str, str] = {}
     for cell in chosen:
         for one in ([by_name[cell.after]] if cell.after else []) + [cell]:
-            if one.name in failed or cell_path(setup, one).is_file():
+            if one.name in failed or _is_there(setup, one, needed_by=cell):
                 continue
             try:
                 _run_cell(setup, one, lock)
@@ -121,6 +123,13 @@ def _run_all(setup: Setup, cells: Sequence[Cell], chosen: Sequence[Cell], lock: 
                 print(f"{one.name}: {err}", file=sys.stderr, flush=True)
                 break
     return 1 if failed else 0
+
+
+def _is_there(setup: Setup, cell: Cell, needed_by: Cell) -> bool:
+    """Whether a cell has its result, and its rows if another cell is to be compared with them."""
+    if not cell_path(setup, needed_by).is_file() and cell.name == needed_by.after:
+        return is_done(setup, cell.steps[-1]) and cell_path(setup, cell).is_file()
+    return cell_path(setup, cell).is_file()
 
 
 def _run_cell(setup: Setup, cell: Cell, lock: int) -> None:

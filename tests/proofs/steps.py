@@ -31,7 +31,7 @@ def record_path(setup: Setup, step: Step) -> Path:
 
 def cell_path(setup: Setup, cell: Cell) -> Path:
     """Where a cell's result lies."""
-    return setup.out / "cells" / f"{cell.name}.json"
+    return setup.results / f"{cell.name}.json"
 
 
 def failure_path(setup: Setup, cell: Cell) -> Path:

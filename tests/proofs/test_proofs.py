@@ -75,7 +75,10 @@ def cells(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Cell]
     """Every cell, as it would be run."""
     out = tmp_path_factory.mktemp("out")
     rows = write_rows(sources, out / "data")
-    return all_cells(Setup(out=out, rows=rows, base="smollm2-135m", steps=None, trials=20))
+    setup = Setup(
+        out=out, results=out / "cells", rows=rows, base="smollm2-135m", steps=None, trials=20
+    )
+    return all_cells(setup)
 
 
 def test_every_command_parses_and_every_recipe_loads(cells: list[Cell]) -> None:
@@ -108,8 +111,8 @@ def test_what_is_left_is_planned(
     given = [str(sources), str(tmp_path / "out")]
     assert main([*given, "--plan", "--only", "snips-lora-*"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("snips-lora-bundle") and lines[0].endswith("train, build, eval")
-    assert lines[1].startswith("snips-lora-torch") and lines[1].endswith("  eval")
+    assert lines[0].startswith("snips-lora-torch") and lines[0].endswith("train, eval")
+    assert lines[1].startswith("snips-lora-bundle") and lines[1].endswith("  build, eval")
     assert lines[2].startswith("left: ")
     with pytest.raises(SystemExit, match="no cell is called no-such"):
         main([*given, "--only", "no-such"])

@@ -11,7 +11,7 @@ from edgekit.cli import main
 from edgekit.errors import DataError, EdgekitError, RecipeError
 from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.training.data_checks import Finding
-from edgekit.training.examples import ExampleSplits, load_examples
+from edgekit.training.example_splits import ExampleSplits, load_examples
 
 
 def recipe_of(train: Any, task: str = "classification", **data: Any) -> TrainRecipe:

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.errors import DataError
 from edgekit.recipes import TrainRecipe, parse_recipe
-from edgekit.training.examples import ExampleSplits, load_examples
+from edgekit.training.example_splits import ExampleSplits, load_examples
 
 
 def write_csv(path: Path, rows: Sequence[tuple[str, str]]) -> str:

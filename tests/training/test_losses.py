@@ -44,7 +44,7 @@ def likeness(base: Path, report: TrainingReport) -> tuple[float, float]:
     import torch
 
     from edgekit.evaluating.subjects import torch_subject
-    from edgekit.training.examples import load_examples
+    from edgekit.training.example_splits import load_examples
 
     recipe = parse_recipe(dict(report.recipe), TrainRecipe)
     states, labels = [], []

@@ -88,7 +88,7 @@ def merged_by_hand(base: Path, adapter: Path) -> Any:
 
 def loss_of(subject: Any, report: TrainingReport) -> float:
     """Validation loss, as `edgekit eval` computes it on torch."""
-    from edgekit.training.examples import load_examples
+    from edgekit.training.example_splits import load_examples
     from edgekit.training.tokens import tokenize_examples
 
     recipe = parse_recipe(dict(report.recipe), TrainRecipe)

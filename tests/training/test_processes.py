@@ -141,6 +141,25 @@ def test_two_processes_make_the_steps_of_one(
         torch.testing.assert_close(weight, expected[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_rows_of_a_stream(tiny_base: Path, tmp_path: Path) -> None:
+    from edgekit.training.train import train
+
+    alone = values_of(
+        tiny_base, tmp_path, tmp_path / "alone", training={"per_device_train_batch_size": 8}
+    )
+    # Rows of several lengths, and a second pass: a row that both had would change the loss.
+    alone["data"] |= {"streaming": True, "shuffle_buffer": 20, "validation": 8}
+    one = json.loads(json.dumps(train(parse_recipe(alone, TrainRecipe)).to_dict()))
+    training = alone["training"] | {"per_device_train_batch_size": 4}
+    done = train_in_two(alone | {"output": str(tmp_path / "b"), "training": training}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+    assert two["n_processes"] == 2
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
+    assert two["rows"] == one["rows"]
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 @pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bytes(

@@ -36,6 +36,11 @@ class Loss:
 SETTINGS: dict[str, dict[str, Any]] = {
     "accumulation": {"training": {"gradient_accumulation_steps": 2}},
     "packing": {"data": {"packing": True, "max_length": 64}},
+    # Killed in the first pass, in the middle of a buffer; the second pass is behind that.
+    "streaming": {
+        "data": {"streaming": True, "shuffle_buffer": 10, "validation": 8},
+        "training": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
+    },
     "qlora": {"method": "qlora", "weights": "target:cpu"},
     "own loss": {"loss": "LOSS_FILE:Loss", "training": {"gradient_accumulation_steps": 2}},
 }

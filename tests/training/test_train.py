@@ -103,7 +103,7 @@ def test_peft_loads_the_adapter_unchanged_and_it_is_what_was_scored(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from edgekit.training.examples import load_examples
+    from edgekit.training.example_splits import load_examples
     from edgekit.training.tokens import tokenize_examples
     from edgekit.training.trainer import PaddingCollator, completion_logits
 

@@ -78,7 +78,7 @@ def test_a_parameter_that_makes_no_sense(
         ({"batch_size": {"type": "float", "low": 1, "high": 8}}, "takes whole numbers"),
         ({"lora.r": {"type": "float", "low": 4, "high": 8}}, "expected a whole number"),
         ({"training.lr_scheduler_type": ["cosine", "cosinus"]}, "cosinus"),
-        ({"training.bf16": [True, "yes"]}, "expected true or false, got 'yes'"),
+        ({"training.bf16": [False, "yes"]}, "expected true or false, got 'yes'"),
         ({"method": ["lora", "full"], "lora.r": [4, 8]}, "lora is for methods lora, qlora, dora"),
         ({"data.validation": [0.1, 0.2]}, "has to be the same in every trial"),
         ({"seed": {"type": "int", "low": 0, "high": 9}}, "another seed is luck"),
@@ -131,6 +131,12 @@ def test_a_recipe_without_validation_is_refused(make_values: MakeValues, tmp_pat
     assert problems_of(values) == {
         "recipe: data.validation is 0, and a search needs rows to judge trials by"
     }
+
+
+def test_a_recipe_that_streams_is_refused(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values(tmp_path / "a", recipe={"data": {"streaming": True, "validation": 4}})
+    (problem,) = problems_of(values)
+    assert problem.startswith("recipe: data.streaming: a search splits its rows, so it holds them")
 
 
 def test_a_metric_of_answers_needs_answers(

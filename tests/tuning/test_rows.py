@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from edgekit.training.examples import Example, load_examples
+from edgekit.training.example_splits import load_examples
+from edgekit.training.examples import Example
 from edgekit.tuning.loading import Search
 from edgekit.tuning.rows import split_rows, with_rows, write_rows
 from tests.tuning.conftest import MakeSearch

@@ -17,6 +17,11 @@ RUN = Mount(
     summary="Answer one prompt, or every line of a file.",
     panel="Use a bundle",
 )
+SERVE = Mount(
+    source="edgekit_runtime.cli.serve:serve_command",
+    summary="Serve a bundle by OpenAI's protocol: the base and every adapter, each a model.",
+    panel="Use a bundle",
+)
 BENCH = Mount(
     source="edgekit_runtime.cli.bench:bench_command",
     summary="Measure speed, memory and adapter swaps of a bundle on this machine.",
@@ -83,6 +88,7 @@ app = group_of(
     {
         "chat": CHAT,
         "run": RUN,
+        "serve": SERVE,
         "bench": BENCH,
         "pull": PULL,
         "install": INSTALL,

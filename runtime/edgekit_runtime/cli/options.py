@@ -16,7 +16,10 @@ BundleArgument = Annotated[
 AdapterOption = Annotated[
     str | None,
     typer.Option(
-        "--adapter", "-a", metavar="NAME", help="Adapter to answer with; none is the bare base."
+        "--adapter",
+        "-a",
+        metavar="NAME",
+        help="Adapter to answer with; several as NAME=WEIGHT,NAME=WEIGHT; none is the bare base.",
     ),
 ]
 TargetOption = Annotated[
