@@ -35,15 +35,15 @@ class PushReport:
         reference: The tag that it has now.
         pinned: The same content for ever: the reference with the artifact's digest.
         digest: The bundle's own digest.
-        pushed_bytes: Content that was sent, and chunk indexes.
-        skipped_bytes: Content that the registry had already.
+        pushed_bytes: Content that was sent, and chunk indexes; None where it is not told.
+        skipped_bytes: Content that the registry had already; None where it is not told.
     """
 
     reference: str
     pinned: str
     digest: str
-    pushed_bytes: int
-    skipped_bytes: int
+    pushed_bytes: int | None
+    skipped_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""

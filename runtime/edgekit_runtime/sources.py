@@ -5,6 +5,7 @@ from pathlib import Path
 from edgekit_runtime import disk
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.chunks import OldChunks
+from edgekit_runtime.hub import SCHEME, HubReference, HubSource
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord
 from edgekit_runtime.registry.reference import Reference
 from edgekit_runtime.registry.source import RegistrySource
@@ -47,12 +48,14 @@ def open_source(text: str, *, plain_http: bool = False) -> Source:
     """Open the place that a text names.
 
     Args:
-        text: A bundle's directory, or a reference to a registry.
+        text: A bundle's directory, a reference to a registry, or ``hf://USER/NAME[@REVISION]``.
         plain_http: Speak HTTP without TLS.
 
     Raises:
         EdgekitRuntimeError: A child of it, if it names no place, or no bundle is there.
     """
+    if text.startswith(SCHEME):
+        return HubSource(HubReference.parse(text))
     if Path(text).is_dir():
         return DirectorySource(Path(text))
     return RegistrySource(Reference.parse(text), plain_http=plain_http)

@@ -218,7 +218,9 @@ def _sweep(staging: Path, manifest: Manifest) -> None:
     for path in sorted(staging.rglob("*"), reverse=True):
         name = path.relative_to(staging).as_posix()
         is_folder = path.is_dir() and not is_link(path)
-        if name not in (folders if is_folder else kept):
+        # A source may keep more of its own beside a part, under the part's name.
+        is_of_part = name.startswith(f"{PARTS}/") and name.partition(".hub")[0] in kept
+        if not is_of_part and name not in (folders if is_folder else kept):
             disk.remove_tree(path)
 
 

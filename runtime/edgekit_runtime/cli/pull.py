@@ -13,7 +13,11 @@ from edgekit_runtime.cli.transfer import JobsOption, PlainHttpOption, progress_b
 def pull_command(
     reference: Annotated[
         str,
-        typer.Argument(metavar="REF", help="HOST[:PORT]/NAME[:TAG][@DIGEST].", show_default=False),
+        typer.Argument(
+            metavar="REF",
+            help="HOST[:PORT]/NAME[:TAG][@DIGEST], or hf://USER/NAME[@REVISION].",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path,
@@ -39,6 +43,7 @@ def pull_command(
     Examples:
         {command} ghcr.io/me/support:1.2 -o support
         {command} ghcr.io/me/support:1.3 -o support-1.3 --from support
+        {command} hf://me/support@v1 -o support
     """
     from edgekit_runtime.cli.console import note, show_size, write_json
     from edgekit_runtime.pulling import pull
