@@ -98,6 +98,11 @@ app = group_of(
             summary="List, show and check the device profiles that bundles are built for.",
             panel=_LOOK,
         ),
+        "cache": Mount(
+            source="edgekit.cli.cache:app",
+            summary="Show or clear what was kept to save time later.",
+            panel=_LOOK,
+        ),
         "doctor": Mount(
             source="edgekit.cli.doctor:doctor_command",
             summary="Check this machine: versions, devices, cache, and what it can do with each "

@@ -52,6 +52,11 @@ VERSIONS = Mount(
     summary="Show the versions of an installation, and which one is current.",
     panel="Get a bundle",
 )
+CACHE = Mount(
+    source="edgekit_runtime.cli.cache:app",
+    summary="Show or clear what was kept to save time later.",
+    panel="Look into a bundle",
+)
 VERIFY = Mount(
     source="edgekit_runtime.cli.verify:verify_command",
     summary="Check every file of a bundle against the manifest's digests.",
@@ -97,5 +102,6 @@ app = group_of(
         "versions": VERSIONS,
         "verify": VERIFY,
         "inspect": INSPECT,
+        "cache": CACHE,
     },
 )
