@@ -26,11 +26,12 @@ from edgekit.building.prebuilt_parity import check_prebuilt_parity
 from edgekit.building.same_quantization import refuse_other_quantization
 from edgekit.bundling.adapters import AdapterSource, file_stems, write_adapter, write_card
 from edgekit.bundling.names import check_names
-from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file, flush, replace_file
+from edgekit.bundling.write import PARITY_REPORT, bundle_lock, describe_file
 from edgekit.errors import BaseModelError, BuildError
 from edgekit.targets import ParityBounds
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
+from edgekit_runtime.disk import flush, replace_file
 from edgekit_runtime.errors import nearest
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from edgekit.bases import default_cache_dir
 from edgekit.errors import BuildError
 from edgekit_runtime.digests import sha256_of_file
+from edgekit_runtime.disk import flush, flush_tree, replace_file
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,
     AdapterRecord,
@@ -63,7 +64,7 @@ def staged_bundle(output: Path, *, overwrite: bool) -> Iterator[Path]:
             ) from err
         try:
             yield staging
-            _flush_tree(staging)
+            flush_tree(staging)
             _put_in_place(staging, output)
         except OSError as err:
             if err.errno not in {errno.ENOSPC, errno.EDQUOT}:
@@ -145,42 +146,11 @@ def describe_file(root: Path, path: Path) -> FileRecord:
     )
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a power loss, finds the old or the new content."""
-    temporary = path.with_name(f".{path.name}.tmp")  # swept by the next edit of a bundle
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    flush(path.parent)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write a report or a card: readable, key order kept, same input same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def flush(path: Path) -> None:
-    """Push a file's bytes, or a directory's entries, to the disk."""
-    if path.is_dir():
-        if os.name == "nt":  # Windows cannot open directories, and keeps their entries itself
-            return
-        handle = os.open(path, os.O_RDONLY)
-    else:
-        handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _flush_tree(root: Path) -> None:
-    """Push everything to the disk before the rename makes it visible."""
-    for path in (*root.rglob("*"), root):
-        flush(path)
 
 
 def _retired(output: Path) -> Path:

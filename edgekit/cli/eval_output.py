@@ -49,7 +49,7 @@ def write_rating_sheet(report: "EvaluationReport", compare: Path, sheet: Path) -
 
 
 def _write(path: Path, text: str) -> None:
-    from edgekit.bundling.write import replace_file
+    from edgekit_runtime.disk import replace_file
 
     replace_file(path, text.encode())
     note(f"wrote {path}")

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundling.write import replace_file
 from edgekit.errors import RecipeError
 from edgekit.tuning.loading import Search
 from edgekit.typed_files import show_value
+from edgekit_runtime.disk import replace_file
 
 SEARCH_RECORD = "search.json"
 _BUDGETS = ("search_strategy.num_trials", "search_strategy.max_minutes", "workers")

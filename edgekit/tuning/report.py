@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from edgekit.bundling.write import replace_file
 from edgekit.tuning.comparing import Comparison
 from edgekit.tuning.loading import Search
 from edgekit.tuning.space import with_values
+from edgekit_runtime.disk import replace_file
 
 REPORT, MARKDOWN, BEST_RECIPE = "search_report.json", "search_report.md", "best.yaml"
 _BEST_RECIPE_SAYS = (

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit.bundling.write import replace_file
 from edgekit.errors import DataError
 from edgekit.recipes import TrainRecipe
 from edgekit.training.example_splits import load_examples
 from edgekit.training.examples import Example
 from edgekit.training.splitting import keep_labels_in_train, split_examples
 from edgekit.tuning.loading import Search
+from edgekit_runtime.disk import replace_file
 
 VALIDATION, TEST = "validation.jsonl", "test.jsonl"
 

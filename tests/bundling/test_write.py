@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.bundling.names import check_names
-from edgekit.bundling.write import describe_file, replace_file, write_json
+from edgekit.bundling.write import describe_file, write_json
 from edgekit.errors import BuildError
 from edgekit_runtime.bundle import Bundle
+from edgekit_runtime.disk import replace_file
 from edgekit_runtime.manifest import Manifest
 
 
