@@ -217,7 +217,13 @@ def everything(of: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"host": "evil.example"}, {"host": "evil.example:80"}, {"origin": "https://evil.example"}],
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:80"},
+        {"host": "[localhost"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
 )
 def test_a_web_page_cannot_use_a_server_without_a_key(
     headers: dict[str, str], http: httpx2.Client
