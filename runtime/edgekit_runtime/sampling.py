@@ -17,6 +17,8 @@ Logits = NDArray[np.float32]
 # Tokens that are ruled out keep their order far below the others, so that a constraint which
 # forbids every candidate still finds its best token.
 _RULED_OUT: Final = np.float32(1e6)
+# Below this the likeliest token always wins, and dividing by it would leave float32.
+_COLDEST: Final = 1e-6
 _CONSTRAINT_KEYS: Final = ("schema", "regex", "choices")
 
 
@@ -155,7 +157,7 @@ class Sampler:
         """
         options = self._options
         logits = _penalize(logits, tokens, options.repetition_penalty)
-        if options.temperature == 0:
+        if options.temperature < _COLDEST:
             return logits
         logits = logits / np.float32(options.temperature)
         candidates = _candidates(logits, options.top_k, options.top_p)
@@ -167,7 +169,7 @@ class Sampler:
 
 def sampler_for(options: Options) -> Sampler | None:
     """The sampler that the options need; None where the native greedy step is all."""
-    is_plain = options.temperature == 0 and options.repetition_penalty == 1
+    is_plain = options.temperature < _COLDEST and options.repetition_penalty == 1
     return None if is_plain else Sampler(options)
 
 

@@ -67,6 +67,7 @@ def test_cancel_and_stop_pass() -> None:
 def test_greedy_needs_no_sampler() -> None:
     assert sampler_for(Options()) is None
     assert sampler_for(Options(temperature=1)) is not None
+    assert sampler_for(Options(temperature=5e-324)) is None  # nothing is left of it in float32
     assert sampler_for(Options(repetition_penalty=1.1)) is not None
 
 

@@ -1,7 +1,9 @@
 """What the server says to requests that are wrong, too long, too slow, or not allowed."""
 
+import gc
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from edgekit_runtime.errors import ServeError
 from edgekit_runtime.serving.settings import ServeSettings
-from tests.serving.running import PATIENCE_S, Running, running
+from tests.serving.running import PATIENCE_S, Running, eventually, running
 
 CHAT = "/v1/chat/completions"
 SOUND: dict[str, Any] = {
@@ -196,6 +198,22 @@ def test_an_idle_connection_is_closed_after_an_answer(impatient: Running) -> Non
         assert everything(found).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_connection_that_breaks_off_leaves_nothing_behind(server: Running) -> None:
+    from edgekit_runtime.serving.protocol import PatientProtocol
+
+    with connection(server) as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        found.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        found.recv(10)
+
+    def is_left() -> bool:
+        gc.collect()
+        known = [one for one in gc.get_objects() if isinstance(one, PatientProtocol)]
+        return any(one.transport.is_closing() for one in known)
+
+    eventually(lambda: not is_left())
+
+
 def test_what_is_no_http_is_refused(server: Running) -> None:
     with connection(server) as found:
         found.sendall(b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
@@ -217,7 +235,13 @@ def everything(of: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"host": "evil.example"}, {"host": "evil.example:80"}, {"origin": "https://evil.example"}],
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:80"},
+        {"host": "[localhost"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
 )
 def test_a_web_page_cannot_use_a_server_without_a_key(
     headers: dict[str, str], http: httpx2.Client

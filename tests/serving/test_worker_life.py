@@ -1,6 +1,7 @@
 """The worker dies, hangs, or is no longer wanted; the queue is full; the server ends."""
 
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,3 +266,22 @@ class TestAdaptersFromOutside:
                 answer = http.post(path, json=body)
                 assert answer.status_code == 403
                 assert "--allow-adapters-from" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_does_not_read_its_stream_is_given_up(tiny_bundle: Path) -> None:
+    """Its answer fills the buffers, the time is over, and not even the error can be sent."""
+    asked = json.dumps(LONG | {"stream": True, "n": 128, "max_tokens": 400, "logprobs": 20})
+    with (
+        running(tiny_bundle, request_timeout_s=10.0, read_timeout_s=0.5) as server,
+        socket.socket() as client,
+    ):
+        host, port = server.url.removeprefix("http://").split(":")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: "
+        client.sendall(f"{head}{len(asked)}\r\n\r\n{asked}".encode())
+        eventually(lambda: server.service.turns.n_running == 1)
+        assert server.server is not None
+        state = server.server.server_state
+        eventually(lambda: not state.tasks)
+        eventually(lambda: server.service.turns.n_running == 0)

@@ -73,7 +73,9 @@ def _post(
     schema = {
         "type": "object",
         "required": list(required),
-        "properties": {name: _or_null(field) for name, field in fields.items()},
+        "properties": {
+            name: field if name in required else _or_null(field) for name, field in fields.items()
+        },
         "additionalProperties": True,
     }
     body = {"required": True, "content": {"application/json": {"schema": schema}}}

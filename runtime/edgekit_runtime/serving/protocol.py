@@ -33,6 +33,8 @@ class PatientProtocol(H11Protocol):
         """Stop waiting."""
         self._rest()
         super().connection_lost(exc)
+        # uvicorn leaves it where the client broke off, and it holds all that was the connection's.
+        self._unset_keepalive_if_required()
 
     def _watch(self) -> None:
         if self.conn.their_state is not h11.IDLE:

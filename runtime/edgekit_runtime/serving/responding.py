@@ -101,8 +101,7 @@ class AnswerResponse:
         except ApiError as err:
             status = err.status
             if self._is_started:
-                await self._send(send, err.to_dict())
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send_error(send, err)
             else:
                 await error_response(err)(scope, receive, send)
         self._count(status)
@@ -187,6 +186,13 @@ class AnswerResponse:
         await send({"type": "http.response.body", "body": body, "more_body": True})
         # Where many pieces are ready, let it be noticed that the client has gone.
         await asyncio.sleep(0)
+
+    async def _send_error(self, send: Send, error: ApiError) -> None:
+        """End a stream by an error; one that nobody reads is closed without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._service.settings.read_timeout_s):
+                await self._send(send, error.to_dict())
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _count(self, status: int) -> None:
         metrics = self._service.metrics
