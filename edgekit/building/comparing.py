@@ -1,6 +1,7 @@
 """The steps of the parity gate: what is compared with what, on which tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,7 +112,8 @@ def compare_weights(
     quantized = quantized or {}
     found = []
     if HEAD in quantized and np.array_equal(reference.weight(HEAD), reference.weight(EMBEDDING)):
-        quantized = {EMBEDDING: quantized[HEAD]} | dict(quantized)
+        table = replace(quantized[HEAD], input_scale=1.0)
+        quantized = {EMBEDDING: table} | dict(quantized)
     for name, weight in weights.items():
         original = reference.weight(name)
         share = float(np.linalg.norm(weight.values - original) / np.linalg.norm(original))

@@ -44,6 +44,7 @@ class PackedWeight:
             blocks); None where it is the middle of the range.
         bits: 4 or 8.
         columns: Inputs; the last block may be padded beyond them.
+        input_scale: What the graph multiplies the matmul's input with first.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -51,6 +52,7 @@ class PackedWeight:
     zero_points: npt.NDArray[Any] | None
     bits: int
     columns: int
+    input_scale: float = 1.0
 
     @property
     def n_rows(self) -> int:
@@ -77,7 +79,7 @@ class PackedWeight:
     def dequantized(self) -> QuantizedWeight:
         """What the stored numbers stand for."""
         rows = self.n_rows
-        scales = self.scales.astype(np.float32)[..., None]
+        scales = (self.scales.astype(np.float32) * np.float32(self.input_scale))[..., None]
         codes = _unpack(self.codes, self.bits)
         zero = _zero_points(self.zero_points, self.bits, scales.shape)
         weight = ((codes.astype(np.float32) - zero) * scales).reshape(rows, -1)
@@ -130,7 +132,8 @@ def packed_weights(
                 rows = weight.rows(part.offset, part.n)
                 pieces.setdefault(part.module, {})[part.start] = rows
         elif node.op_type == "MatMulNBits" and path == "lm_head":
-            weights["lm_head.weight"] = (_packed_matmul(node),)
+            head = replace(_packed_matmul(node), input_scale=_input_scale(node))
+            weights["lm_head.weight"] = (head,)
         elif node.op_type == "MatMulNBits":
             raise BuildError(f"{node.name}: a quantized matmul that is no socket and no head")
     for module, by_start in pieces.items():
@@ -140,6 +143,8 @@ def packed_weights(
 
 def quantization_fingerprint(weights: Mapping[str, Sequence[PackedWeight]]) -> str:
     """Name a quantization by its numbers: ``sha256:…`` over names, codes, scales, zero points.
+
+    What a head's input is multiplied with counts where it is not 1.
 
     Scales count to float16's precision, so that the float32 graph and the float16 graph of the
     same rounding have one fingerprint; of blocks that are all zero they do not count. How a graph
@@ -151,7 +156,8 @@ def quantization_fingerprint(weights: Mapping[str, Sequence[PackedWeight]]) -> s
         for kind, group in groupby(parts, lambda one: (one.columns, one.bits, one.block_size)):
             alike = list(group)
             n_rows = sum(part.n_rows for part in alike)
-            digest.update(json.dumps([name, n_rows, *kind]).encode())
+            scaled = [scale] if (scale := alike[0].input_scale) != 1 else []
+            digest.update(json.dumps([name, n_rows, *kind, *scaled]).encode())
             for arrays in zip(*map(_numbers_of, alike), strict=True):
                 for array in arrays:
                     digest.update(array.tobytes())
@@ -194,6 +200,25 @@ def _packed_matmul(node: ir.Node) -> PackedWeight:
         bits=bits,
         columns=k,
     )
+
+
+def input_scale_name(head: ir.Node) -> str:
+    """The initializer that a head's input is multiplied with, where it is."""
+    return f"{(head.name or 'head').strip('/').replace('/', '.')}.input_scale"
+
+
+def _input_scale(head: ir.Node) -> float:
+    """What a graph multiplies its head's input with; the last position may be taken out between."""
+    value, name = head.inputs[0], input_scale_name(head)
+    for _ in range(2):
+        node = value.producer() if value is not None else None
+        if node is None:
+            break
+        factor = next((one for one in node.inputs if one is not None and one.name == name), None)
+        if factor is not None and factor.const_value is not None:
+            return float(factor.const_value.numpy())
+        value = node.inputs[0]
+    return 1.0
 
 
 def _embedding_weight(node: ir.Node) -> PackedWeight:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.bases import Base
+from edgekit.quantizing.weights import EMBEDDING, HEAD
 
 Array = npt.NDArray[np.float32]
 
@@ -90,8 +91,9 @@ def replace_weights(model: Any, weights: Mapping[str, Array]) -> None:
     """
     import torch
 
-    if len({"lm_head.weight", "model.embed_tokens.weight"} & set(weights)) == 1:
-        # The graph rounds only one of the two, so each needs a weight of its own.
+    both = [weights[name] for name in (HEAD, EMBEDDING) if name in weights]
+    if len(both) == 1 or (len(both) == 2 and not np.array_equal(both[0], both[1])):
+        # The graph rounds only one of the two, or scales what the head reads.
         head = model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     parameters = _parameters(model)

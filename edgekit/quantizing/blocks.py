@@ -23,12 +23,15 @@ class Blocks:
         bits: 4 or 8.
         zero_points: int8 (out, blocks), codes that stand for zero; None where that is 0 everywhere
             (symmetric blocks).
+        input_scale: What the matmul's input is multiplied with first: a head that shares its bytes
+            with the embedding has no other place for a factor of its own.
     """
 
     codes: npt.NDArray[np.int8]
     scales: Floats
     bits: int
     zero_points: npt.NDArray[np.int8] | None = None
+    input_scale: float = 1.0
 
     @property
     def block_size(self) -> int:
@@ -47,11 +50,11 @@ class Blocks:
         return _packed(np.pad(self.zero_points, ((0, 0), (0, padding))), self.bits)
 
     def values(self) -> Floats:
-        """The weight that the blocks stand for: float32 (out, in)."""
+        """The weight that the blocks stand for, with the input's scale: float32 (out, in)."""
         steps = self.codes.astype(np.float32)
         if self.zero_points is not None:
             steps -= self.zero_points[..., None]
-        values = steps * self.scales[..., None]
+        values = steps * (self.scales * np.float32(self.input_scale))[..., None]
         return np.asarray(values.reshape(len(self.codes), -1), np.float32)
 
     def rows(self, start: int, n: int) -> "Blocks":
@@ -71,6 +74,8 @@ def stack_blocks(parts: Sequence[Blocks]) -> Blocks:
     Raises:
         ValueError: If their bits or block sizes differ, or only some have zero points.
     """
+    if len(parts) == 1:
+        return parts[0]
     kinds = {(part.bits, part.block_size, part.zero_points is not None) for part in parts}
     if len(kinds) != 1:
         raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgekit.building.dequantize import input_scale_name
 from edgekit.building.sockets import find_sockets
 from edgekit.errors import BuildError
 from edgekit.quantizing.blocks import Blocks, stack_blocks
@@ -123,6 +124,8 @@ def _replace(graph: ir.Graph, node: ir.Node, blocks: Blocks, problems: list[str]
     else:
         node.replace_input_with(1, weight)
         _follow(graph, old, weight, (scales, zeros), blocks)
+        if blocks.input_scale != 1:
+            _scale_input(graph, node, blocks.input_scale)
     _set_block_inputs(node, (scales, zeros), blocks)
 
 
@@ -143,6 +146,20 @@ def _follow(
             reshape.replace_input_with(0, weight)
             reshape.replace_input_with(1, rows)
             _set_block_inputs(gather, scales_and_zeros, blocks)
+
+
+def _scale_input(graph: ir.Graph, node: ir.Node, scale: float) -> None:
+    """Multiply what a matmul reads."""
+    hidden = node.inputs[0]
+    assert hidden is not None and hidden.dtype is not None and node.name is not None
+    factor = _initializer(
+        graph, input_scale_name(node), np.array(scale, dtype=hidden.dtype.numpy())
+    )
+    scaled = ir.Node("", "Mul", [hidden, factor], name=node.name.rpartition("/")[0] + "/scale/Mul")
+    scaled.outputs[0].name = f"{scaled.name}/output_0"
+    scaled.outputs[0].type, scaled.outputs[0].shape = hidden.type, hidden.shape
+    graph.insert_before(node, scaled)
+    node.replace_input_with(0, scaled.outputs[0])
 
 
 def _flat(blocks: Blocks) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from edgekit.quantizing.weights import (
 from edgekit_runtime.digests import sha256_of_file
 
 # Part of the cache's key: raise it when a change here or in an algorithm changes the blocks.
-_REVISION = 3
+_REVISION = 4
 
 
 def quantize_base(
@@ -112,6 +113,7 @@ def _calibrated(
     from transformers import AutoModelForCausalLM
 
     from edgekit.quantizing.calibration import calibration_rows
+    from edgekit.quantizing.confidence import head_factor
     from edgekit.quantizing.gptq import round_with_gptq
     from edgekit.quantizing.sensitivity import kl_by_site, worth_eight_bits
     from edgekit.quantizing.tuning import tune_blocks
@@ -161,17 +163,28 @@ def _calibrated(
         ):
             on_message(f"gptq: {name} ({len(blocks) + 1} of {len(bits)})")
             blocks[name] = block
-        return blocks
-    blocks = _rounded(base, bits, options)
-    steps = options.calibration.steps
-    return tune_blocks(
-        model,
-        blocks,
-        rows,
-        tied=tied,
-        steps=steps,
-        on_step=lambda step, kl: on_message(f"tuning: step {step} of {steps}, KL {kl:.3f} nats"),
-    )
+    else:
+        steps = options.calibration.steps
+        blocks = tune_blocks(
+            model,
+            _rounded(base, bits, options),
+            rows,
+            tied=tied,
+            steps=steps,
+            on_step=lambda step, kl: on_message(
+                f"tuning: step {step} of {steps}, KL {kl:.3f} nats"
+            ),
+        )
+    on_message("setting how sure the base is of its next token")
+    factor = head_factor(model, blocks, rows[: len(rows) // 2 or 1], tied=tied)
+    return blocks | {HEAD: _with_factor(blocks[HEAD], factor, shared=bool(tied))}
+
+
+def _with_factor(head: Blocks, factor: float, *, shared: bool) -> Blocks:
+    """A head with a factor, which its scales take in unless the embedding reads them as well."""
+    if shared:
+        return replace(head, input_scale=factor)
+    return replace(head, scales=head.scales * np.float32(factor))
 
 
 def quantization_facts(options: Quantization) -> dict[str, Any]:
@@ -196,7 +209,7 @@ def _key(base: Base, options: Quantization) -> str:
 
 
 def _write(file: Path, blocks: Mapping[str, Blocks]) -> None:
-    """Write blocks to safetensors: codes, scales and zero points by name, bits as metadata."""
+    """Write blocks to safetensors: what they hold by name, bits as metadata."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
@@ -204,6 +217,8 @@ def _write(file: Path, blocks: Mapping[str, Blocks]) -> None:
         tensors[f"{name}.codes"], tensors[f"{name}.scales"] = block.codes, block.scales
         if block.zero_points is not None:
             tensors[f"{name}.zero_points"] = block.zero_points
+        if block.input_scale != 1:
+            tensors[f"{name}.input_scale"] = np.array(block.input_scale, np.float32)
     bits = {name: str(block.bits) for name, block in blocks.items()}
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as temporary:
         written = Path(temporary) / file.name
@@ -216,14 +231,17 @@ def _read(file: Path) -> dict[str, Blocks]:
 
     with safe_open(file, framework="np") as tensors:
         stored = set(tensors.keys())
+
+        def optional(name: str) -> Any:
+            return tensors.get_tensor(name) if name in stored else None
+
         return {
             name: Blocks(
                 codes=tensors.get_tensor(f"{name}.codes"),
                 scales=tensors.get_tensor(f"{name}.scales"),
                 bits=int(bits),
-                zero_points=tensors.get_tensor(f"{name}.zero_points")
-                if f"{name}.zero_points" in stored
-                else None,
+                zero_points=optional(f"{name}.zero_points"),
+                input_scale=float(optional(f"{name}.input_scale") or 1.0),
             )
             for name, bits in tensors.metadata().items()
         }

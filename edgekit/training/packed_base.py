@@ -43,7 +43,7 @@ def load_packed(
     if _is_same(weights.get(HEAD, ()), weights.get(TABLE, ())):
         rows[HEAD] = rows[TABLE]
     for name, parts in rows.items():
-        _put_packed(model, name.removesuffix(".weight"), parts)
+        _put_packed(model, name.removesuffix(".weight"), parts, weights[name][0].input_scale)
     _load_the_rest(model, base, dtype)
     return model.eval()
 
@@ -106,13 +106,13 @@ def _is_same(left: Sequence[PackedWeight], right: Sequence[PackedWeight]) -> boo
     )
 
 
-def _put_packed(model: Any, path: str, parts: Sequence[PackedRows]) -> None:
+def _put_packed(model: Any, path: str, parts: Sequence[PackedRows], input_scale: float) -> None:
     original = model.get_submodule(path)
     parent, _, name = path.rpartition(".")
     if isinstance(original, torch.nn.Embedding):
         packed: torch.nn.Module = PackedEmbedding(parts[0], original)
     else:
-        packed = PackedLinear(parts, original.bias, original.weight.dtype)
+        packed = PackedLinear(parts, original.bias, original.weight.dtype, input_scale=input_scale)
     setattr(model.get_submodule(parent), name, packed)
 
 

@@ -130,6 +130,7 @@ class PackedLinear(torch.nn.Linear):
         parts: Rows of the weight, one below the other.
         bias: Of the linear that this one stands for; frozen.
         dtype: Of the values that ``weight`` gives.
+        input_scale: What the packed rows' input is multiplied with first.
     """
 
     def __init__(
@@ -137,9 +138,12 @@ class PackedLinear(torch.nn.Linear):
         parts: Sequence[PackedRows],
         bias: torch.nn.Parameter | None,
         dtype: torch.dtype = torch.float32,
+        *,
+        input_scale: float = 1.0,
     ) -> None:
         torch.nn.Module.__init__(self)
         self.packed = torch.nn.ModuleList(parts)
+        self.packed_input_scale = input_scale
         self.in_features = parts[0].columns
         self.out_features = sum(part.n_rows for part in parts)
         self.dtype = dtype
@@ -152,9 +156,15 @@ class PackedLinear(torch.nn.Linear):
         return list(self.packed) if self.instead is None else self.instead
 
     @property
+    def input_scale(self) -> float:
+        """What the input is multiplied with before these rows."""
+        return self.packed_input_scale if self.instead is None else 1.0
+
+    @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """The whole weight in floats (out, in)."""
-        return torch.cat([values for _, values in chunks(self.parts)]).to(self.dtype)
+        """The whole weight in floats (out, in), the input's scale in it."""
+        values = torch.cat([values for _, values in chunks(self.parts)])
+        return (values * self.input_scale).to(self.dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply as ``torch.nn.Linear`` does, in autocast's type where that is on."""
@@ -163,7 +173,7 @@ class PackedLinear(torch.nn.Linear):
             input = input.to(torch.get_autocast_dtype(kind))
         with torch.autocast(kind, enabled=False):
             out: torch.Tensor = _FrozenLinear.apply(  # type: ignore[no-untyped-call]
-                input, self.parts, self.bias
+                input if self.input_scale == 1 else input * self.input_scale, self.parts, self.bias
             )
         return out
 
