@@ -19,6 +19,7 @@ Logits = NDArray[np.float32]
 _RULED_OUT: Final = np.float32(1e6)
 # Below this the likeliest token always wins, and dividing by it would leave float32.
 _COLDEST: Final = 1e-6
+_LARGEST: Final = float(np.finfo(np.float32).max)
 _CONSTRAINT_KEYS: Final = ("schema", "regex", "choices")
 
 
@@ -159,7 +160,7 @@ class Sampler:
         logits = _penalize(logits, tokens, options.repetition_penalty)
         if options.temperature < _COLDEST:
             return logits
-        logits = logits / np.float32(options.temperature)
+        logits = logits / np.float32(min(options.temperature, _LARGEST))
         candidates = _candidates(logits, options.top_k, options.top_p)
         noise = self._random.gumbel(size=len(candidates)).astype(np.float32)
         adjusted = logits - _RULED_OUT
@@ -177,9 +178,11 @@ def _penalize(logits: Logits, tokens: NDArray[np.int32], penalty: float) -> Logi
     if penalty == 1 or len(tokens) == 0:
         return logits
     seen = np.unique(tokens)
-    values = logits[seen]
+    values = logits[seen].astype(np.float64)
     logits = logits.copy()
-    logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+    with np.errstate(over="ignore"):  # a penalty may be as large or small as a float can be
+        changed = np.where(values > 0, values / penalty, values * penalty)
+    logits[seen] = np.clip(changed, -_LARGEST, _LARGEST)
     return logits
 
 

@@ -287,6 +287,7 @@ def test_the_gate_writes_nothing_to_the_target(
         "base.onnx",
         "chat_template.jinja",
         "genai_config.json",
+        "health.json",
         "model.onnx",
         "score.onnx",
         "sockets.json",

@@ -48,7 +48,9 @@ def test_what_is_no_reference_is_refused(text: str, tmp_path: Path, capsys: Capt
     assert "Write hf://USER/NAME[@REVISION]." in capsys.readouterr().err
 
 
-def test_without_a_network_it_says_so() -> None:
+def test_without_a_network_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The variable is read when the library is imported, which another test may have done.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RegistryError, match="the Hub did not do what was asked for") as error:
         HubSource(HubReference.parse("hf://me/support"))
     assert "OfflineModeIsEnabled" in error.value.problems[0]

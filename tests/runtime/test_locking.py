@@ -1,29 +1,28 @@
 """The fair lock."""
 
-import itertools
 import threading
 import time
 
 from edgekit_runtime.locking import TurnLock
 
 
-def test_threads_take_turns() -> None:
-    lock, order, start = TurnLock(), [], threading.Barrier(2)
+def test_the_lock_goes_to_whoever_waits() -> None:
+    """A plain lock would let the thread that releases it take it again at once."""
+    lock, order = TurnLock(), []
 
-    def work(name: str) -> None:
-        start.wait()
-        for _ in range(30):
-            with lock:
-                order.append(name)
-                time.sleep(0.001)
+    def take() -> None:
+        with lock:
+            order.append("the one that waited")
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    switches = sum(before != after for before, after in itertools.pairwise(order))
-    assert switches > 40
+    waiting = threading.Thread(target=take)
+    with lock:
+        waiting.start()
+        while not lock._waiting:
+            time.sleep(0.001)
+    with lock:
+        order.append("the one that had it")
+    waiting.join()
+    assert order == ["the one that waited", "the one that had it"]
 
 
 def test_the_owner_may_enter_again() -> None:
