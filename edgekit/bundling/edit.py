@@ -31,7 +31,7 @@ from edgekit.errors import BaseModelError, BuildError
 from edgekit.targets import ParityBounds
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.contract import SocketContract
-from edgekit_runtime.disk import flush, replace_file
+from edgekit_runtime.disk import flush, remove, replace_file
 from edgekit_runtime.errors import nearest
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,
@@ -40,6 +40,7 @@ from edgekit_runtime.manifest import (
     Manifest,
     TargetRecord,
 )
+from edgekit_runtime.verification import SIGNATURE_NAME
 
 
 def add_adapter(
@@ -280,4 +281,5 @@ def _switch(bundle: Path, manifest: Manifest, adapters: Mapping[str, AdapterReco
         (*kept, *(describe_file(bundle, path) for path in added)), key=lambda file: file.path
     )
     switched = replace(manifest, adapters=adapters, files=tuple(files))
+    remove(bundle / SIGNATURE_NAME)  # it vouches for what the bundle was
     replace_file(bundle / MANIFEST_NAME, switched.to_bytes())

@@ -10,6 +10,7 @@ import typer
 from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_export import export_command
 from edgekit.cli.bundle_push import push_command
+from edgekit.cli.bundle_sign import sign_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.install import (
     install_command,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
+app.command(name="sign")(sign_command)
 app.command(name="diff")(diff_command)
 app.command(name="push")(push_command)
 app.command(name="pull", cls=PathAwareCommand)(pull_command)
@@ -40,7 +42,7 @@ app.command(name="export")(export_command)
 
 @app.callback()
 def _group() -> None:
-    """Look into a bundle, compare it, change its adapters, push, pull or export it.
+    """Look into a bundle, sign, compare or change it, push, pull or export it.
 
     Adding or removing an adapter never rebuilds the base.
 

@@ -90,7 +90,7 @@ app = group_of(
         "bench": BENCH,
         "bundle": Mount(
             source="edgekit.cli.bundle:app",
-            summary="Look into a bundle, compare it, change its adapters, push, pull or export it.",
+            summary="Look into a bundle, sign, compare or change it, push, pull or export it.",
             panel=_LOOK,
         ),
         "targets": Mount(

@@ -13,6 +13,7 @@ from edgekit_runtime.digests import sha256_of_bytes
 from edgekit_runtime.errors import AdapterError, BundleError, nearest
 from edgekit_runtime.installation import current_version
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
+from edgekit_runtime.signing import SignaturePolicy, check_signature
 from edgekit_runtime.verification import (
     VerifiedMarker,
     digest_problems,
@@ -62,6 +63,7 @@ class Bundle:
         *,
         verify: Verify = "auto",
         cache_dir: Path | Default | None = Default.CACHE_DIR,
+        policy: SignaturePolicy | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -73,11 +75,15 @@ class Bundle:
             verify: "full" also checks every digest; "auto" does so at the first open on this
                 device and when a size or time has changed since; "sizes" never.
             cache_dir: Where "auto" remembers that; None: nowhere, so every open is a full one.
+            policy: Who has to have signed it, which is checked before anything is parsed; default:
+                what ``EDGEKIT_POLICY`` names, else nobody.
 
         Raises:
             BundleError: With every problem found.
+            SignatureError: If the policy refuses it.
         """
         root = current_version(Path(path).absolute())
+        check_signature(root, policy or SignaturePolicy.from_environment())
         manifest = _read_manifest(root)
         _refuse(root, size_problems(root, manifest.files))
         where = default_cache_dir() if isinstance(cache_dir, Default) else cache_dir

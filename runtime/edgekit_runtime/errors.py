@@ -59,6 +59,10 @@ class InstallError(EdgekitRuntimeError):
     """An installation that cannot be read, or a version that it refused; the old one stays."""
 
 
+class SignatureError(BundleError):
+    """A bundle that nobody signed whom the policy trusts, or a policy that cannot be read."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near a wrong one, as the tail of an error message.
 

@@ -25,6 +25,7 @@ from edgekit_runtime.installation import (
 )
 from edgekit_runtime.manifest import MANIFEST_NAME, Manifest
 from edgekit_runtime.process_lock import hold
+from edgekit_runtime.signing import is_older
 from edgekit_runtime.staging import Check, Source, Store, stage
 from edgekit_runtime.transfers import DEFAULT_JOBS, OnProgress
 from edgekit_runtime.verification import verify_bundle
@@ -66,6 +67,7 @@ def install(
     origin: str = "",
     plain_http: bool = False,
     retry: bool = False,
+    allow_older: bool = True,
     jobs: int = DEFAULT_JOBS,
     check: Check = lambda _: None,
     health: Health = check_health,
@@ -83,6 +85,7 @@ def install(
         origin: What was typed for the source, for later updates.
         plain_http: Whether later updates come without TLS.
         retry: Take a version that failed its health check here before.
+        allow_older: Take a version older than the current one.
         jobs: Files at the same time.
         check: May refuse the bundle by its manifest and signature, before any file is fetched.
         health: Decides whether it becomes current.
@@ -107,6 +110,8 @@ def install(
                 problems=[before.rejected[wanted.digest]],
                 hint="Say --retry to try it again.",
             )
+        if state is not None and not allow_older:
+            _refuse_older(root, state, wanted)
         fetched = _bring(source, root, wanted, jobs, check, on_progress)
         on_message("health check")
         if problems := health(version_path(root, wanted.digest)):
@@ -160,6 +165,17 @@ def _changing(root: Path) -> Iterator[None]:
             yield
     except OSError as err:
         raise InstallError(f"'{root}' cannot be changed: {err}") from err
+
+
+def _refuse_older(root: Path, state: State, wanted: Manifest) -> None:
+    path = version_path(root, state.current) / MANIFEST_NAME
+    current = Manifest.from_bytes(path.read_bytes())
+    if is_older(wanted.version, current.version):
+        raise InstallError(
+            f"{wanted.name} {wanted.version} is older than {current.version}, which is installed, "
+            "and the policy refuses that",
+            hint="`rollback` goes back to the version before.",
+        )
 
 
 def _bring(

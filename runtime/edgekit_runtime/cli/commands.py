@@ -59,7 +59,7 @@ CACHE = Mount(
 )
 VERIFY = Mount(
     source="edgekit_runtime.cli.verify:verify_command",
-    summary="Check every file of a bundle against the manifest's digests.",
+    summary="Check who signed a bundle, and every file of it against the manifest's digests.",
     panel="Look into a bundle",
 )
 INSPECT = Mount(

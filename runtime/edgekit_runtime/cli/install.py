@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit_runtime.cli.options import JsonOption
+from edgekit_runtime.cli.signature_options import PolicyOption, read_policy, refuse_by
 from edgekit_runtime.cli.transfer import JobsOption, PlainHttpOption, progress_bar
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def install_command(
     directory: InstallationArgument,
     health: HealthOption = True,
     retry: RetryOption = False,
+    policy: PolicyOption = None,
     jobs: JobsOption = 4,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -48,8 +50,9 @@ def install_command(
     Examples:
         {command} ghcr.io/me/support:stable support
         {command} my-bundle support
+        {command} ghcr.io/me/support:stable support --policy policy.json
     """
-    _install(source, directory, source, health, retry, jobs, plain_http, as_json)
+    _install(source, directory, source, health, retry, policy, jobs, plain_http, as_json)
 
 
 def update_command(
@@ -62,6 +65,7 @@ def update_command(
     ] = None,
     health: HealthOption = True,
     retry: RetryOption = False,
+    policy: PolicyOption = None,
     jobs: JobsOption = 4,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -85,7 +89,15 @@ def update_command(
         )
     plain_http = plain_http or (source is None and state.plain_http)
     _install(
-        source or state.source, directory, source or "", health, retry, jobs, plain_http, as_json
+        source or state.source,
+        directory,
+        source or "",
+        health,
+        retry,
+        policy,
+        jobs,
+        plain_http,
+        as_json,
     )
 
 
@@ -129,6 +141,7 @@ def _install(
     origin: str,
     health: bool,
     retry: bool,
+    policy: Path | None,
     jobs: int,
     plain_http: bool,
     as_json: bool,
@@ -138,6 +151,7 @@ def _install(
     from edgekit_runtime.installing import install
     from edgekit_runtime.sources import open_source
 
+    asked = read_policy(policy)
     opened = open_source(source, plain_http=plain_http)
     if origin and Path(origin).is_dir():
         origin = str(Path(origin).absolute())
@@ -148,7 +162,9 @@ def _install(
             origin=origin,
             plain_http=plain_http,
             retry=retry,
+            allow_older=asked.allow_older,
             jobs=jobs,
+            check=lambda path: refuse_by(asked, path),
             health=check_health if health else lambda _: (),
             on_progress=show,
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit_runtime.cli.options import JsonOption
+from edgekit_runtime.cli.signature_options import PolicyOption, read_policy, refuse_by
 from edgekit_runtime.cli.transfer import JobsOption, PlainHttpOption, progress_bar
 
 
@@ -31,6 +32,7 @@ def pull_command(
             "--from", metavar="OLD", help="A bundle that is here: what it has is not fetched."
         ),
     ] = None,
+    policy: PolicyOption = None,
     jobs: JobsOption = 4,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -49,9 +51,17 @@ def pull_command(
     from edgekit_runtime.pulling import pull
     from edgekit_runtime.sources import open_source
 
+    asked = read_policy(policy)
     source = open_source(reference, plain_http=plain_http)
     with progress_bar("pulling") as show:
-        report = pull(source, output, old=old, jobs=jobs, on_progress=show)
+        report = pull(
+            source,
+            output,
+            old=old,
+            jobs=jobs,
+            check=lambda path: refuse_by(asked, path),
+            on_progress=show,
+        )
     if as_json:
         write_json(report.to_dict())
         return

@@ -1,0 +1,277 @@
+"""Signatures: who vouches for a bundle's manifest, and by its digests for every file.
+
+The signature is OpenSSF Model Signing's (https://github.com/sigstore/model-transparency): a
+Sigstore bundle with a DSSE envelope over the digest of ``manifest.json``, by an EC key or by a
+certificate chain. The library checks it; what is trusted, revoked or out of date is decided here.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Self
+
+from edgekit_runtime.digests import is_digest
+from edgekit_runtime.errors import SignatureError
+from edgekit_runtime.manifest import MANIFEST_NAME, Fields
+from edgekit_runtime.verification import SIGNATURE_NAME
+
+# Names a policy file that every bundle is held to, in every command and app.
+POLICY_VARIABLE: Final = "EDGEKIT_POLICY"
+MAX_SIGNATURE_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignaturePolicy:
+    """Whose bundles are opened here.
+
+    Attributes:
+        require_signature: Refuse bundles without one. A signature that is there must be right
+            either way, as soon as anybody is trusted.
+        public_keys: PEM files of EC public keys.
+        certificates: PEM files of certificate authorities.
+        revoked: Fingerprints of keys that are trusted no longer, ``sha256:…`` of the public key
+            as PEM (SubjectPublicKeyInfo), whoever certifies them.
+        allow_older: Let an update install a version older than the installed one.
+    """
+
+    require_signature: bool = True
+    public_keys: tuple[Path, ...] = ()
+    certificates: tuple[Path, ...] = ()
+    revoked: frozenset[str] = frozenset()
+    allow_older: bool = True
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a policy; files that it names lie beside it, or are absolute.
+
+        Raises:
+            SignatureError: With every problem of the file.
+        """
+        problems: list[str] = []
+        try:
+            fields = Fields(json.loads(path.read_bytes()), "", problems)
+        except (OSError, ValueError) as err:
+            raise SignatureError(f"policy '{path}' cannot be read: {err}") from err
+        known = set(cls.__slots__)
+        problems += [f"{key}: unknown key" for key in sorted(set(fields.data) - known)]
+        policy = cls(
+            require_signature=_switch(fields, "require_signature"),
+            public_keys=_files(fields, "public_keys", path.parent),
+            certificates=_files(fields, "certificates", path.parent),
+            revoked=frozenset(_texts(fields, "revoked")),
+            allow_older=_switch(fields, "allow_older"),
+        )
+        problems += [
+            f"revoked: expected sha256:<64 hex>, got {text!r}"
+            for text in sorted(policy.revoked)
+            if not is_digest(text)
+        ]
+        if policy.require_signature and not policy.trusts_anybody:
+            problems.append("require_signature: neither public_keys nor certificates are named")
+        if problems:
+            raise SignatureError(f"policy '{path}' is malformed", problems=problems)
+        return policy
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The policy that ``EDGEKIT_POLICY`` names; without it, nothing is asked for."""
+        path = os.environ.get(POLICY_VARIABLE)
+        return cls.from_file(Path(path)) if path else cls(require_signature=False)
+
+    @property
+    def trusts_anybody(self) -> bool:
+        """Whether a signature can be checked at all."""
+        return bool(self.public_keys or self.certificates)
+
+
+def check_signature(
+    root: Path, policy: SignaturePolicy, *, now: datetime | None = None
+) -> str | None:
+    """Check who signed a bundle, before anything else of it is read.
+
+    Args:
+        root: A directory with the manifest and the signature; the files need not be there yet.
+        policy: Who is trusted.
+        now: For the validity of certificates; the clock's time by default.
+
+    Returns:
+        Fingerprint of the key that signed it; None if that was neither asked for nor checked.
+
+    Raises:
+        SignatureError: If it is not signed, or not by anybody who is trusted.
+    """
+    signature = root / SIGNATURE_NAME
+    if not signature.is_file() or signature.is_symlink():
+        if policy.require_signature:
+            raise SignatureError(
+                "the bundle is not signed, and the policy asks for a signature",
+                problems=[f"{SIGNATURE_NAME}: missing"],
+                hint="Fetch it from where it was signed: edgekit bundle sign BUNDLE --key KEY.pem.",
+            )
+        return None
+    if not policy.trusts_anybody:
+        return None
+    if signature.stat().st_size > MAX_SIGNATURE_BYTES:
+        raise SignatureError(
+            f"{SIGNATURE_NAME} is too large: {signature.stat().st_size} bytes, "
+            f"at most {MAX_SIGNATURE_BYTES}"
+        )
+    require_library()
+    problems = []
+    for fingerprint, problem in _attempts(root, policy, now or datetime.now(UTC)):
+        if not problem:
+            return fingerprint
+        problems.append(problem)
+    raise SignatureError(
+        "nobody who is trusted here signed this bundle",
+        problems=problems,
+        hint="Trust its key in the policy if you know whose it is, or fetch the bundle again.",
+    )
+
+
+def require_library() -> None:
+    """Raise if the library that signs and verifies is not installed."""
+    missing = [name for name in ("model_signing", "OpenSSL") if find_spec(name) is None]
+    if missing:
+        raise SignatureError(
+            "signatures cannot be checked: OpenSSF's model-signing is not installed",
+            hint="pip install 'edgekit-runtime[verify]'",
+        )
+
+
+def key_fingerprint(key: Any) -> str:
+    """Name a public key of ``cryptography``: ``sha256:…`` of its PEM form."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{sha256(pem).hexdigest()}"
+
+
+def hashing() -> Any:
+    """How the manifest is hashed, for signing and for verifying: one file by SHA-256."""
+    from model_signing.hashing import Config
+
+    return Config().use_file_serialization(hashing_algorithm="sha256")
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether one bundle's version comes before another's, number by number (SemVer's rule)."""
+    return _order(version) < _order(than)
+
+
+def _order(version: str) -> tuple[list[tuple[int, int, str]], bool, list[tuple[int, int, str]]]:
+    release, _, pre = version.partition("+")[0].partition("-")
+    return _parts(release), not pre, _parts(pre)  # a pre-release comes before its release
+
+
+def _parts(text: str) -> list[tuple[int, int, str]]:
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in text.split(".") if part
+    ]
+
+
+def _attempts(root: Path, policy: SignaturePolicy, now: datetime) -> Iterator[tuple[str, str]]:
+    """Everybody who is trusted: the fingerprint of the key, and why it is not this signature's."""
+    from model_signing.verifying import Config
+
+    for path in policy.public_keys:
+        fingerprint, problem = "", ""
+        try:
+            fingerprint = key_fingerprint(_public_key(path))
+            if fingerprint in policy.revoked:
+                problem = f"{fingerprint} is revoked"
+            else:
+                _verify(root, Config().use_elliptic_key_verifier(public_key=path))
+        except Exception as err:  # the library meets foreign bytes, with errors of five packages
+            problem = _reason(err)
+        yield fingerprint, problem and f"{path}: {problem}"
+    if policy.certificates:
+        fingerprint, problem = "", ""
+        try:
+            verifier = Config().use_certificate_verifier(certificate_chain=policy.certificates)
+            _verify(root, verifier)
+            fingerprint, problem = _signer(root / SIGNATURE_NAME, policy, now)
+        except Exception as err:
+            problem = _reason(err)
+        names = ", ".join(str(path) for path in policy.certificates)
+        yield fingerprint, problem and f"{names}: {problem}"
+
+
+def _verify(root: Path, verifier: Any) -> None:
+    verifier.set_hashing_config(hashing())
+    verifier.verify(root / MANIFEST_NAME, root / SIGNATURE_NAME)
+
+
+def _public_key(path: Path) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    return load_pem_public_key(path.read_bytes())
+
+
+def _signer(signature: Path, policy: SignaturePolicy, now: datetime) -> tuple[str, str]:
+    """The key that a certificate chain is about, and why it does not count any more.
+
+    The library checks a chain as of the day when its first certificate became valid.
+    """
+    from cryptography import x509
+
+    chain = json.loads(signature.read_bytes())["verificationMaterial"]["x509CertificateChain"]
+    found = [
+        x509.load_der_x509_certificate(base64.b64decode(one["rawBytes"]))
+        for one in chain["certificates"]
+    ]
+    fingerprint = key_fingerprint(found[0].public_key())
+    if fingerprint in policy.revoked:
+        return fingerprint, f"{fingerprint} is revoked"
+    for one in found:
+        name = one.subject.rfc4514_string()
+        start, end = one.not_valid_before_utc, one.not_valid_after_utc
+        if now > end:
+            return fingerprint, f"the certificate {name} expired on {end:%F}"
+        if now < start:
+            return fingerprint, f"the certificate {name} is valid from {start:%F} only"
+    return fingerprint, ""
+
+
+def _reason(err: Exception) -> str:
+    """What the library's error means for a bundle."""
+    text = str(err).partition("\n")[0]
+    kind = type(err).__name__
+    if isinstance(err, OSError):
+        return f"cannot be read: {err.strerror or text}"
+    if "Key mismatch" in text or kind == "AttributeError":
+        return "the signature is by another key"
+    if "Signature mismatch" in text:
+        return f"the signature is of another {MANIFEST_NAME} than this one"
+    if kind == "InvalidSignature":
+        return "the signature is not right: it was changed, or is by another key"
+    if kind == "X509StoreContextError":
+        return f"the signer's certificate is not by this authority: {text}"
+    return f"{SIGNATURE_NAME} is no signature that can be checked: {kind}: {text}"[:300]
+
+
+def _switch(fields: Fields, key: str) -> bool:
+    value = fields.data.get(key, True)
+    if not isinstance(value, bool):
+        fields.problems.append(f"{key}: expected true or false, got {value!r}")
+    return bool(value)
+
+
+def _texts(fields: Fields, key: str) -> list[str]:
+    value = fields.data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        fields.problems.append(f"{key}: expected a list of texts")
+        return []
+    return value
+
+
+def _files(fields: Fields, key: str, folder: Path) -> tuple[Path, ...]:
+    paths = tuple(folder / text for text in _texts(fields, key))
+    fields.problems += [f"{key}: '{path}' is no file" for path in paths if not path.is_file()]
+    return paths
