@@ -85,6 +85,7 @@ def test_verify_json_tells_the_same_and_fails_too(own_bundle: Path, capsys: Capt
     assert json.loads(capsys.readouterr().out) == {
         "ok": False,
         "problems": ["stranger.txt: not listed in manifest.json"],
+        "signed_by": None,
     }
 
 
