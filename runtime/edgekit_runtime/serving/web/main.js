@@ -55,14 +55,19 @@ function stop() {
   running?.abort();
 }
 
+/** How the server is; screen readers say it again whenever it is set. */
+function say(state) {
+  if (byId("server").textContent !== state) byId("server").textContent = state;
+}
+
 async function start() {
   try {
     await refreshModels();
     views.chat.showNote();
-    byId("server").textContent = "";
+    say("");
   } catch (error) {
     if (error.status === 401) askKey(key.get() ? error.message : "");
-    else byId("server").textContent = error.message;
+    else say(error.message);
   }
 }
 
@@ -132,4 +137,4 @@ bindComposer();
 // Adapters may be loaded and unloaded while the page is open.
 window.addEventListener("focus", () => byId("key-dialog").open || start());
 start();
-meter.watch((state) => (byId("server").textContent = state));
+meter.watch(say);

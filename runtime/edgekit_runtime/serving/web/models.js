@@ -10,6 +10,7 @@ let served = new Map();
 export async function refreshModels() {
   const found = await listModels();
   const isFirst = served.size === 0;
+  if (String(found.map(({ id }) => id)) === String([...served.keys()])) return;
   served = new Map(found.map((model) => [model.id, model]));
   for (const id of PICKERS) fill(byId(id), found);
   if (isFirst && found.length > 1) byId("right").selectedIndex = 1;
