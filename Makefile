@@ -8,7 +8,7 @@ JOBS     ?= 2
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry
+.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry browser
 
 setup: $(VENV)/.ready
 
@@ -53,6 +53,12 @@ registry: .registry/usr/bin/docker-registry
 .registry/usr/bin/docker-registry:
 	mkdir -p .registry
 	cd .registry && apt-get download docker-registry && dpkg -x docker-registry_*.deb .
+
+# Playwright and axe-core: tests/serving/browser drives the system's Chromium with them.
+browser: setup
+	$(PIP) playwright axe-playwright-python
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+		echo "no Chromium here; on Debian: apt-get install chromium"
 
 clean:
 	rm -rf $(VENV) .venv-runtime build dist

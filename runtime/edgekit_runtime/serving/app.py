@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -35,7 +35,7 @@ def make_app(service: Service) -> Starlette:
 
     return Starlette(
         routes=[
-            route("/", _page, "GET"),
+            *(route(path, _page, "GET") for path in sorted(page.PATHS)),
             route("/health", _health, "GET"),
             route("/metrics", _metrics, "GET"),
             route("/openapi.json", _openapi, "GET"),
@@ -105,8 +105,8 @@ async def _load(service: Service, request: Request) -> Response:
     name, path = _texts(await _body(service, request), "lora_name", "lora_path")
     service.models.check_new(name)
     found = path_within(path, folder)
-    await service.supervisor.load(name, str(found))
-    service.models.add(name)
+    told = await service.supervisor.load(name, str(found))
+    service.models.add(name, is_single_turn=told["is_single_turn"])
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
@@ -136,10 +136,7 @@ async def _openapi(service: Service, request: Request) -> Response:
 
 
 async def _page(service: Service, request: Request) -> Response:
-    has_key = service.settings.api_key is not None
-    url = f"{request.url.scheme}://{request.url.netloc}/v1"
-    html = page.page(service.models, url=url, has_key=has_key)
-    return HTMLResponse(html, headers=page.HEADERS)
+    return page.page(request)
 
 
 async def _body(service: Service, request: Request) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgekit_runtime.serving.errors import ApiError
+from edgekit_runtime.serving.page import PATHS
 from edgekit_runtime.serving.responding import error_response
 from edgekit_runtime.serving.settings import ServeSettings
 
-_OPEN_PATHS: Final = frozenset({"/health", "/"})
+_OPEN_PATHS: Final = PATHS | {"/health"}
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # A body that is too long is read so far before it is refused: a client that still writes would
 # see a broken connection instead of the answer.

@@ -29,8 +29,8 @@ class Models:
         self.fingerprint = "fp_" + str(info["digest"]).removeprefix("sha256:")[:12]
         self._base: str = info["base"]
         self._created = int(time.time())
-        self._adapters: list[str] = list(info["adapters"])
-        self._guests: list[str] = []
+        self._adapters: dict[str, bool] = dict(info["adapters"])
+        self._guests: dict[str, bool] = {}
 
     def names(self) -> list[str]:
         """Every model's full name, the base first."""
@@ -65,6 +65,7 @@ class Models:
             "root": self._base if adapter is None else adapter,
             "parent": None if adapter is None else self.bundle,
             "max_model_len": self.context_length,
+            "single_turn": adapter is not None and self._all()[adapter],
         }
 
     def check_new(self, name: str) -> None:
@@ -93,16 +94,17 @@ class Models:
             message = f"no adapter {name!r} was loaded; {nearest(name, self._guests)}"
             raise ApiError(404, message, code="model_not_found", param="lora_name")
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, *, is_single_turn: bool) -> None:
         """Serve an adapter that a client brought."""
-        self._guests.append(name)
+        self._guests[name] = is_single_turn
 
     def remove(self, name: str) -> None:
         """Serve it no more."""
-        self._guests.remove(name)
+        del self._guests[name]
 
-    def _all(self) -> list[str]:
-        return [*self._adapters, *self._guests]
+    def _all(self) -> dict[str, bool]:
+        """Every adapter, and whether it reads only what the user said last."""
+        return self._adapters | self._guests
 
 
 def path_within(path: str, folder: Path) -> Path:

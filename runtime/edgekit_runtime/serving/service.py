@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit_runtime.serving.errors import ApiError
 from edgekit_runtime.serving.jobs import Job
+from edgekit_runtime.serving.memory import resident_bytes
 from edgekit_runtime.serving.metrics import Metrics
 from edgekit_runtime.serving.models import Models
 from edgekit_runtime.serving.settings import ServeSettings
@@ -96,12 +97,17 @@ class Service:
 
     def gauges(self) -> Mapping[str, tuple[str, float]]:
         """Values of this moment, for the metrics."""
-        return {
+        found: dict[str, tuple[str, float]] = {
             "edgekit_requests_running": ("Requests that are answered.", self.turns.n_running),
             "edgekit_requests_waiting": ("Requests in the queue.", self.turns.n_waiting),
             "edgekit_worker_up": ("Whether the worker takes jobs.", self.supervisor.is_ready),
             "edgekit_worker_starts_total": ("Workers started.", self.supervisor.n_starts),
         }
+        pid = self.supervisor.pid
+        n_bytes = None if pid is None else resident_bytes(pid)
+        if n_bytes is not None:
+            found["edgekit_worker_resident_bytes"] = ("Memory of the worker.", n_bytes)
+        return found
 
     @asynccontextmanager
     async def _limited(self, arrived: float) -> AsyncIterator[None]:

@@ -104,21 +104,27 @@ class Supervisor:
             if id_ in self._open:
                 self._cancel(id_)
 
-    async def load(self, name: str, path: str) -> None:
-        """Load an adapter from outside the bundle; a new worker will have it too."""
-        await self._change({"op": "load", "name": name, "path": path})
+    async def load(self, name: str, path: str) -> Event:
+        """Load an adapter from outside the bundle; a new worker will have it too.
+
+        Returns:
+            What the worker says of it.
+        """
+        told = await self._change({"op": "load", "name": name, "path": path})
         self._guests[name] = path
+        return told
 
     async def unload(self, name: str) -> None:
         """Unload such an adapter."""
         await self._change({"op": "unload", "name": name})
         self._guests.pop(name, None)
 
-    async def _change(self, message: Event) -> None:
+    async def _change(self, message: Event) -> Event:
         _, opened = self._send(message, lambda: None)
         event = await opened.events.get()
         if event["event"] == "error":
             raise from_worker(event["error"])
+        return event
 
     def _send(self, message: Event, on_end: Callable[[], None]) -> tuple[int, _Open]:
         if not self.is_ready:

@@ -119,7 +119,7 @@ class Worker:
             contract=self._loaded.contract(),
         )
         self._loaded.add_guest(guest)
-        return {"event": "done"}
+        return {"event": "done", "is_single_turn": guest.card.prompt_template is not None}
 
     def _unload(self, message: Message) -> Event:
         self._kept.drop_adapter(message["name"])
@@ -150,6 +150,7 @@ def open_target(settings: Mapping[str, Any]) -> LoadedTarget:
 def describe(loaded: LoadedTarget) -> Event:
     """What the server tells of the bundle."""
     manifest = loaded.bundle.manifest
+    adapters = [n for n, a in sorted(manifest.adapters.items()) if loaded.name in a.files]
     template = _chat_template(loaded.bundle.path / manifest.tokenizer)
     return {
         "event": "ready",
@@ -160,9 +161,16 @@ def describe(loaded: LoadedTarget) -> Event:
         "base": manifest.base.name,
         "target": loaded.name,
         "context_length": loaded.context_length,
-        "adapters": [n for n, a in sorted(manifest.adapters.items()) if loaded.name in a.files],
+        "adapters": {name: _is_single_turn(loaded, name) for name in adapters},
         "tool_format": tool_format(template),
     }
+
+
+def _is_single_turn(loaded: LoadedTarget, adapter: str) -> bool:
+    """Whether it fills a prompt template of its own, so that no conversation reaches it."""
+    with suppress(EdgekitRuntimeError):  # a card that is broken is told to whoever asks for it
+        return loaded.card(adapter).prompt_template is not None
+    return False
 
 
 def _chat_template(folder: Path) -> str:
