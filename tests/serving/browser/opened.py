@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from tests.serving.running import Running
+from tests.serving.running import Running, eventually
 
 CHAT = "/v1/chat/completions"
-PAGE_PATIENCE_MS = 90_000  # before a test gives up on something that the page must show
+PAGE_PATIENCE_MS = 60_000  # before a test gives up on something that the page must show
 
 
 class Opened:
@@ -41,10 +41,17 @@ class Opened:
         box = self.page.get_by_label("Message", exact=True)
         box.fill(text)
         box.press("Enter")
-        self.page.wait_for_function("document.getElementById('prompt').value === ''")
+        self.until("document.getElementById('prompt').value === ''")
 
     def choose(self, model: str, picker: str = "Adapter") -> None:
         self.page.get_by_label(picker, exact=True).select_option(model)
+
+    def until(self, expression: str) -> None:
+        """Wait until a JavaScript expression holds.
+
+        Playwright's `wait_for_function` evaluates it in the page, where the policy forbids that.
+        """
+        eventually(lambda: bool(self.page.evaluate(expression)))
 
     def answers(self) -> list[str]:
         """The texts of the answers that are shown."""

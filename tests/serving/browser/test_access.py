@@ -42,9 +42,10 @@ def test_axe_finds_nothing_in_the_chat(
         opened.page.get_by_label("Max tokens").fill("3")
         opened.ask("Hello")
         opened.choose("tiny:beta")
-        opened.ask("word " * 400)  # two such do not fit
-        opened.ask("word " * 400)
-        assert opened.page.locator(".failed").count() == 1
+        box = opened.page.get_by_label("Message", exact=True)
+        box.fill("word " * 400)
+        box.press("Enter")
+        opened.page.locator(".failed").wait_for()  # it does not fit
         assert violations(opened, axe) == []
 
 
@@ -58,7 +59,7 @@ def test_axe_finds_nothing_beside_it(
     ):
         opened.page.get_by_role("dialog").wait_for()
         assert violations(opened, axe) == []
-        opened.page.get_by_label("API key").fill("correct-horse")
+        opened.page.get_by_role("textbox", name="API key").fill("correct-horse")
         opened.page.keyboard.press("Enter")
         opened.wait_for_models()
         opened.page.get_by_role("button", name="Compare").click()
@@ -96,7 +97,7 @@ def test_a_whole_chat_by_the_keyboard(opened: Opened) -> None:
     page.keyboard.press("Tab")
     assert focused(opened) == "send"
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelectorAll('.answer .meta:not(:empty)').length === 1")
+    opened.until("document.querySelectorAll('.answer .meta:not(:empty)').length === 1")
     page.locator("#send").wait_for()
     assert focused(opened) == "send"  # it was Stop's for a while, and came back
     assert opened.asked[0]["messages"][0]["content"] == "One\ntwo"

@@ -90,7 +90,7 @@ def test_a_setting_that_makes_no_sense_is_not_sent(label: str, value: str, opene
     box.fill("hello")
     box.press("Enter")
     focused = "document.activeElement.labels[0].textContent"
-    opened.page.wait_for_function(f"{focused} === {label!r}")
+    opened.until(f"{focused} === {label!r}")
     assert box.input_value() == "hello"
     assert opened.asked == []
 
@@ -142,7 +142,7 @@ def test_an_answer_is_copied(open_page: Any, server: Running) -> None:
         opened.ask("Hello")
         copy = opened.page.get_by_role("button", name="Copy the answer")
         copy.click()
-        opened.page.wait_for_function("document.querySelector('.actions').innerText === 'Copied'")
+        opened.until("document.querySelector('.actions').innerText === 'Copied'")
         copied = opened.page.evaluate("navigator.clipboard.readText()")
         assert shown(copied) == shown(opened.answers()[0]) != ""
 
@@ -152,7 +152,7 @@ def test_where_copying_is_not_allowed_the_answer_is_selected(opened: Opened) -> 
     opened.page.get_by_label("Max tokens").fill("6")
     opened.ask("Hello")
     opened.page.get_by_role("button", name="Copy the answer").click()
-    opened.page.wait_for_function("getSelection().toString() !== ''")
+    opened.until("getSelection().toString() !== ''")
     selected = opened.page.evaluate("getSelection().toString()")
     assert shown(selected) == shown(opened.answers()[0])
 

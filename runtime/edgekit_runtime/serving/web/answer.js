@@ -18,7 +18,7 @@ export class Answer {
 
   constructor(name) {
     this.#name = name;
-    const title = element("h3", {}, name);
+    const title = element("h2", { className: "who" }, name);
     this.element = element("article", { className: "answer" }, title, this.#text, this.#meta, this.#actions);
   }
 

@@ -41,7 +41,7 @@ export class Chat {
     const model = byId("adapter").value;
     if (this.#last !== null && this.#last !== model) this.#showSwap(model);
     this.#last = model;
-    add(element("li", { className: "said" }, element("h3", {}, "You"), element("div", { className: "text" }, text)));
+    add(element("li", { className: "said" }, element("h2", { className: "who" }, "You"), element("div", { className: "text" }, text)));
     return this.#answer(model, options, text, signal);
   }
 

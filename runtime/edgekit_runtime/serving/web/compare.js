@@ -20,7 +20,7 @@ export class Compare {
     if (options === null) return false;
     const models = [byId("left").value, byId("right").value];
     const answers = models.map((model) => new Answer(nameOf(model)));
-    const said = element("article", { className: "said" }, element("h3", {}, "You"), element("div", { className: "text" }, text));
+    const said = element("article", { className: "said" }, element("h2", { className: "who" }, "You"), element("div", { className: "text" }, text));
     byId("pair").replaceChildren(said, ...answers.map((answer) => answer.element));
     return this.#ask(models, answers, options, text, signal);
   }

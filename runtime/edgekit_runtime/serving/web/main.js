@@ -79,6 +79,7 @@ function askKey(message) {
 }
 
 function bindKey() {
+  byId("show-key").hidden = !key.get();
   byId("key-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     key.set(byId("key").value);
