@@ -101,7 +101,8 @@ def test_every_layout_passes_the_gate(built: Built) -> None:
         assert figure.exact_mean_kl < 1e-6
         assert figure.exact_top1 >= 0.999
         assert figure.last_logits_mean_kl <= 1e-6
-        assert abs(figure.nll_increase) < 1
+        # A fall is no fault: rounded, a random base is less sure of what it has no reason for.
+        assert figure.nll_increase < 1
 
 
 def test_base_and_adapters_answer_differently(built: Built) -> None:
