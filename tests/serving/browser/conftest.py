@@ -27,8 +27,9 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """Chromium; closed with the last test here, since nobody else can run asyncio meanwhile."""
     api = pytest.importorskip("playwright.sync_api", reason=HOW.format("Playwright"))
     program = chromium()
     # In containers Chromium's own sandbox and shared memory are not to be had.
