@@ -27,10 +27,10 @@ demo: setup
 	$(BIN)/edgekit demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not slow and not gpu and not network"
 
 test-fast: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not real and not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not real and not slow and not gpu and not network"
 
 test-real: setup
 	$(BIN)/python -m pytest -m "real and not slow"

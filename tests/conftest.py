@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,19 +21,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the suite, a file's tests stay in one of them.
-
-    The real tier is one group, since its bundle takes minutes to build, and begins first. The
-    runtime's tests also run where pytest-xdist is not installed.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The real tier begins first: its bundle takes minutes to build."""
     real = Path(__file__).parent / "real"
     items.sort(key=lambda item: real not in item.path.parents)
-    for item in items:
-        group = "real" if real in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)  # the runtime's tests also run without pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the suite, a file's tests stay in one of them.
+
+    So do all of the real tier. The marks that ``--dist loadgroup`` reads do not reach it: it sets
+    ``_nodeid``, which pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "real" if file.startswith("tests/real/") else file
+
+    return FileByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
