@@ -1,10 +1,10 @@
 """One answer: the loop that makes it, the stream that shows it, the record that is left."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from edgekit_runtime.decoder import PREFILL_CHUNK_TOKENS, Decoder
 from edgekit_runtime.errors import GenerationError
@@ -12,6 +12,7 @@ from edgekit_runtime.sampling import Logits, Options, sampler_for
 from edgekit_runtime.stopping import TextStream
 
 FinishReason = Literal["stop", "stop_string", "length", "cancelled", "timeout"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +79,15 @@ class Generation:
 
 
 class Outcome:
-    """Where a run leaves its answer."""
+    """Where a run leaves its answer.
+
+    Attributes:
+        is_unwanted: Set from another thread, it ends the run at its next step.
+    """
 
     def __init__(self) -> None:
         self.result: Generation | None = None
+        self.is_unwanted = False
 
 
 class Run:
@@ -137,9 +143,9 @@ class Run:
         Most of the former and some of the latter bring no text.
         """
         try:
-            reason = yield from self._prefill()
+            reason = yield from self._prefill(outcome)
             while reason is None:
-                reason, piece = self._step()
+                reason, piece = self._step(outcome)
                 yield piece
             tail = self._text.finish()
         except (GeneratorExit, KeyboardInterrupt):
@@ -150,21 +156,21 @@ class Run:
         if tail:
             yield tail
 
-    def _interrupted(self) -> FinishReason | None:
+    def _interrupted(self, outcome: Outcome) -> FinishReason | None:
         options = self._options
-        if options.cancel is not None and options.cancel.is_set():
+        if outcome.is_unwanted or (options.cancel is not None and options.cancel.is_set()):
             return "cancelled"
         elapsed = time.perf_counter() - self._started
         if options.timeout_s is not None and elapsed > options.timeout_s:
             return "timeout"
         return None
 
-    def _prefill(self) -> Generator[str, None, FinishReason | None]:
+    def _prefill(self, outcome: Outcome) -> Generator[str, None, FinishReason | None]:
         """Run the prompt; return why it was interrupted, if so."""
         before = time.perf_counter()
         self._decoder.reserve(len(self._prompt) - self._n_cached)
         for start in range(self._n_cached, len(self._prompt), PREFILL_CHUNK_TOKENS):
-            if reason := self._interrupted():
+            if reason := self._interrupted(outcome):
                 return reason
             self._decoder.append(self._prompt[start : start + PREFILL_CHUNK_TOKENS])
             self._prefill_s += time.perf_counter() - before
@@ -172,9 +178,9 @@ class Run:
             before = time.perf_counter()
         return None
 
-    def _step(self) -> tuple[FinishReason | None, str]:
+    def _step(self, outcome: Outcome) -> tuple[FinishReason | None, str]:
         """Generate one token; return why it was the last, if so, and the text it brings."""
-        if reason := self._interrupted():
+        if reason := self._interrupted(outcome):
             return reason, ""
         before = time.perf_counter()
         logits = self._decoder.logits() if self._watch else None
@@ -222,11 +228,14 @@ class Run:
         )
 
 
-class GenerationStream(Iterator[str]):
-    """The pieces of an answer as they come.
+class GenerationStream(Iterator[str], AsyncIterator[str]):
+    """The pieces of an answer as they come, by ``for`` or by ``async for``.
 
     Nothing runs before the first piece is asked for. Closing it early, by `close` or the end
     of a ``with`` block, stops the answer; `result` then holds what there was.
+
+    In an asyncio program each piece is made in a thread, so that the event loop goes on. A task
+    that is cancelled ends the answer within one token, or 128 tokens of the prompt.
     """
 
     def __init__(self, pieces: Generator[str, None, None], outcome: Outcome) -> None:
@@ -267,3 +276,41 @@ class GenerationStream(Iterator[str]):
         for _ in self:
             pass
         return self.result
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        piece = await self._in_thread(lambda: next(self._pieces, None))
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Like `close`, in an asyncio program."""
+        await self._in_thread(self._pieces.close)
+
+    async def afinish(self) -> Generation:
+        """Like `finish`, in an asyncio program."""
+        async for _ in self:
+            pass
+        return self.result
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        """Do it in a thread; a cancelled task waits until the thread is done."""
+        import asyncio
+
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._outcome.is_unwanted = True
+            await asyncio.wait([running])
+            running.exception()  # seen, so that asyncio does not complain of it
+            raise
