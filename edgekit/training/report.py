@@ -164,20 +164,3 @@ def draw_losses(
 def library_versions() -> dict[str, str]:
     """Python and the packages whose version can change a result."""
     return {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}}
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process has held so far."""
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":
-        # ru_maxrss would count what the process that started this one held (getrusage(2), execve).
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        (high,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(high.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

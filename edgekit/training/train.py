@@ -31,11 +31,11 @@ from edgekit.training.report import (
     TrainingReport,
     library_versions,
     loss_curve_of,
-    peak_rss_bytes,
 )
 from edgekit.training.scoring import losses_by_weights, score_splits
 from edgekit.training.sharded import check_sharding, is_sharded, whole_model
 from edgekit.training.verdicts import verdicts_of
+from edgekit_runtime.meters import peak_rss_bytes
 
 if TYPE_CHECKING:
     from edgekit.training.losses import CheckedLoss

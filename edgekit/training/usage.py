@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgekit.training.report import peak_rss_bytes
+from edgekit_runtime.meters import peak_rss_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,10 @@ end-of-text token is never chosen):
   adapter plugged in, and with ``cold`` also its file checked and loaded.
 - ``swap_first_token_ms``: the same, until the first token after a prompt of 32 tokens.
 - ``rss_bytes``: the process's peak memory after the timed answers, before the comparison below
-  loads a second graph.
+  loads a second graph; ``rss_private_bytes`` and ``rss_mapped_bytes``: what it held then, its own
+  and pages of files.
+- ``joules_per_token``: what the processor took during the timed answers, prompts and all.
+- ``prefill``: prompts of other lengths.
 - ``adapter_ratio``: decoding speed with the adapter over that of the bare base, both measured
   in turn; the median over the pairs.
 """
@@ -26,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from edgekit_runtime.bench_compare import over_rounds
 from edgekit_runtime.bench_report import BenchPlan
 from edgekit_runtime.errors import EdgekitRuntimeError
 from edgekit_runtime.measuring import Progress, measure
@@ -70,6 +74,36 @@ def bench(
             process.terminate()
             raise
     return _read_outcome(output, process.returncode, "".join(said))
+
+
+def bench_in_turn(
+    plans: Sequence[BenchPlan],
+    rounds: int,
+    on_progress: Progress = lambda done, total, what: None,
+) -> list[dict[str, Any]]:
+    """Measure one or more plans in several rounds, each time in a fresh process.
+
+    Every other round begins at the other end, so that none always comes first.
+
+    Returns:
+        A report for each plan: medians over its rounds.
+
+    Raises:
+        EdgekitRuntimeError: What a measuring process refused, or that it died.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in plans]
+    n_all, n_done = rounds * len(plans), 0
+    for turn in range(rounds):
+        order = list(range(len(plans)))
+        for which in order if turn % 2 == 0 else reversed(order):
+
+            def show(done: int, total: int, what: str, before: int = n_done) -> None:
+                name = f"{what}, process {before + 1} of {n_all}" if n_all > 1 else what
+                on_progress(before * total + done, n_all * total, name)
+
+            found[which].append(bench(plans[which], show))
+            n_done += 1
+    return [over_rounds(reports) for reports in found]
 
 
 def _read_outcome(output: str, exit_code: int, said: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a benchmark is asked and what it answers; how it measures stands in `bench`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from edgekit_runtime.machine import Machine
@@ -15,6 +15,7 @@ class BenchPlan:
     adapter: str | None = None
     target: str | None = None
     prompt_tokens: int = 128
+    prefill_tokens: Sequence[int] = ()
     new_tokens: int = 64
     repeats: int = 5
     warmup: int = 1
@@ -61,6 +62,19 @@ class Swaps:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Prefill:
+    """Prompts of one length.
+
+    Attributes:
+        tokens_per_s: Median over the repeats; so is ``ttft_ms``.
+    """
+
+    prompt_tokens: int
+    tokens_per_s: float
+    ttft_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
     """Smallest and largest of the repeats."""
 
@@ -75,9 +89,14 @@ class BenchReport:
     Attributes:
         bundle: name, version, and digest of the manifest.
         prefill_tokens_per_s: Median over the repeats; so is ``decode_tokens_per_s``.
+        prefill: Prompts of the other lengths that were asked for.
+        rss_private_bytes: None where the system does not tell; so is ``rss_mapped_bytes``.
+        joules_per_token: None where the processor's meter cannot be read.
         swap_ms: None where the bundle holds no adapter; so are ``swap_first_token_ms`` and
             ``adapter_ratio``.
         ratio_adapter: The adapter that ``adapter_ratio`` is about.
+        rounds: Processes that were measured; every figure is a median over them.
+        by_round: The figures of each, by their path.
     """
 
     bundle: Mapping[str, str]
@@ -91,16 +110,22 @@ class BenchReport:
     load_ms: float
     ttft_ms: Percentiles
     prefill_tokens_per_s: float
+    prefill: Sequence[Prefill]
     decode_tokens_per_s: float
     decode_spread: Spread
     itl_ms: TailPercentiles
     rss_bytes: int
+    rss_private_bytes: int | None
+    rss_mapped_bytes: int | None
+    joules_per_token: float | None
     swap_ms: Swaps | None
     swap_first_token_ms: Swaps | None
     adapter_ratio: float | None
     ratio_adapter: str | None
     machine: Machine
     versions: Mapping[str, str | None]
+    rounds: int = 1
+    by_round: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""

@@ -3,12 +3,10 @@
 It works below the engine: tokens in, tokens out, each one timed, of a fixed number.
 """
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,12 +14,14 @@ from edgekit_runtime.bench_report import (
     BenchPlan,
     BenchReport,
     Percentiles,
+    Prefill,
     Spread,
     Swaps,
     TailPercentiles,
 )
-from edgekit_runtime.errors import EdgekitRuntimeError, GenerationError
+from edgekit_runtime.errors import GenerationError
 from edgekit_runtime.machine import describe_machine, package_version
+from edgekit_runtime.meters import EnergyMeter, peak_rss_bytes, rss_by_kind
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -84,7 +84,8 @@ class _Rig:
         """A new cache, as large as a session's would be, the adapter plugged in."""
         from edgekit_runtime.decoder import grown_capacity
 
-        n_tokens = max(self.plan.prompt_tokens, SWAP_PROMPT_TOKENS) + self.plan.new_tokens
+        longest = max(self.plan.prompt_tokens, SWAP_PROMPT_TOKENS, *self.plan.prefill_tokens)
+        n_tokens = longest + self.plan.new_tokens
         capacity = grown_capacity(n_tokens, self.target.context_length)
         return self.target.decoder(adapter=adapter, capacity_tokens=capacity, ignore_eos=True)
 
@@ -130,14 +131,22 @@ def measure(plan: BenchPlan, on_progress: Progress) -> BenchReport:
         rig = _Rig(plan, bundle)
         rig.decoder(plan.adapter).close()
         load_ms = (time.perf_counter() - started) * 1e3
-        n_steps = plan.warmup + plan.repeats + (2 + plan.repeats if rig.adapters else 0)
+        n_steps = plan.warmup + plan.repeats * (1 + len(plan.prefill_tokens))
+        n_steps += 2 + plan.repeats if rig.adapters else 0
         steps = _Steps(n_steps, on_progress)
+        meter = EnergyMeter()
         answers = _time_answers(rig, steps)
-        rss_bytes = peak_rss_bytes()
+        joules = meter.joules()
+        memory = _memory()
+        prefill = [_time_prefill(rig, n_tokens, steps) for n_tokens in plan.prefill_tokens]
         swaps = _time_swaps(rig, steps)
         ratio_adapter = plan.adapter or next(iter(rig.adapters), None)
         ratio = _compare(rig, ratio_adapter, steps) if ratio_adapter else None
-        report = _report(plan, rig, answers, load_ms=load_ms, rss_bytes=rss_bytes)
+        report = replace(
+            _report(plan, rig, answers, load_ms=load_ms, memory=memory),
+            prefill=prefill,
+            joules_per_token=None if joules is None else joules / (plan.repeats * plan.new_tokens),
+        )
         rig.target.close()
     if swaps is None:
         return report
@@ -162,15 +171,29 @@ class _Steps:
 
 
 def _check_lengths(plan: BenchPlan, context_length: int) -> None:
-    if plan.prompt_tokens + plan.new_tokens > context_length:
+    problems = [
+        f"{n_tokens} + {plan.new_tokens} tokens, the target's context has {context_length}"
+        for n_tokens in (plan.prompt_tokens, *plan.prefill_tokens)
+        if n_tokens + plan.new_tokens > context_length
+    ]
+    if problems:
         raise GenerationError(
             "prompt and answer do not fit the context",
-            problems=[
-                f"{plan.prompt_tokens} + {plan.new_tokens} tokens, the target's context has "
-                f"{context_length}"
-            ],
-            hint="Ask for fewer --prompt-tokens or --new-tokens.",
+            problems=problems,
+            hint="Ask for fewer --prompt-tokens, --prefill-tokens or --new-tokens.",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Memory:
+    peak: int
+    private: int | None
+    mapped: int | None
+
+
+def _memory() -> _Memory:
+    private, mapped = rss_by_kind() or (None, None)
+    return _Memory(peak=peak_rss_bytes(), private=private, mapped=mapped)
 
 
 def _time_answers(rig: _Rig, steps: _Steps) -> list[_Answer]:
@@ -183,6 +206,26 @@ def _time_answers(rig: _Rig, steps: _Steps) -> list[_Answer]:
         steps.step("answering")
         answers.append(rig.answer(rig.plan.adapter, prompt))
     return answers
+
+
+def _time_prefill(rig: _Rig, n_tokens: int, steps: _Steps) -> Prefill:
+    """Prompts of another length, each on a new cache."""
+    prompt = rig.prompt(n_tokens)
+    seconds = []
+    for _ in range(rig.plan.repeats):
+        steps.step(f"running prompts of {n_tokens} tokens")
+        decoder = rig.decoder(rig.plan.adapter)
+        before = time.perf_counter()
+        decoder.append(prompt)
+        ran = time.perf_counter()
+        decoder.next()
+        seconds.append((ran - before, time.perf_counter() - before))
+        decoder.close()
+    return Prefill(
+        prompt_tokens=n_tokens,
+        tokens_per_s=median(n_tokens / run for run, _ in seconds),
+        ttft_ms=median(first for _, first in seconds) * 1e3,
+    )
 
 
 def _time_swaps(rig: _Rig, steps: _Steps) -> tuple[Swaps, Swaps] | None:
@@ -228,7 +271,7 @@ def _compare(rig: _Rig, adapter: str, steps: _Steps) -> float:
 
 
 def _report(
-    plan: BenchPlan, rig: _Rig, answers: Sequence[_Answer], *, load_ms: float, rss_bytes: int
+    plan: BenchPlan, rig: _Rig, answers: Sequence[_Answer], *, load_ms: float, memory: _Memory
 ) -> BenchReport:
     manifest = rig.target.bundle.manifest
     speeds = [answer.decode_tokens_per_s for answer in answers]
@@ -244,10 +287,14 @@ def _report(
         load_ms=load_ms,
         ttft_ms=Percentiles.of([answer.ttft_ms for answer in answers]),
         prefill_tokens_per_s=median(plan.prompt_tokens / answer.prefill for answer in answers),
+        prefill=(),
         decode_tokens_per_s=median(speeds),
         decode_spread=Spread(min=min(speeds), max=max(speeds)),
         itl_ms=TailPercentiles.of([step * 1e3 for answer in answers for step in answer.intervals]),
-        rss_bytes=rss_bytes,
+        rss_bytes=memory.peak,
+        rss_private_bytes=memory.private,
+        rss_mapped_bytes=memory.mapped,
+        joules_per_token=None,
         swap_ms=None,
         swap_first_token_ms=None,
         adapter_ratio=None,
@@ -255,31 +302,3 @@ def _report(
         machine=describe_machine(),
         versions={package: package_version(package) for package in _PACKAGES},
     )
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process ever held.
-
-    On Linux it is ``VmHWM``: ``getrusage`` would also count what the parent held at the fork.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    if platform.system() == "Windows":
-        return _windows_peak_rss_bytes()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _windows_peak_rss_bytes() -> int:
-    try:
-        import psutil
-    except ImportError as err:
-        raise EdgekitRuntimeError(
-            "measuring memory on Windows needs psutil",
-            hint="pip install 'edgekit-runtime[bench]'",
-        ) from err
-    return int(psutil.Process().memory_info().peak_wset)

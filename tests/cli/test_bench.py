@@ -10,7 +10,7 @@ from edgekit_runtime.bench import bench
 from edgekit_runtime.bench_report import BenchPlan, percentile
 from edgekit_runtime.cli import main
 from edgekit_runtime.errors import EdgekitRuntimeError
-from edgekit_runtime.measuring import peak_rss_bytes
+from edgekit_runtime.meters import peak_rss_bytes
 
 QUICK = ["--prompt-tokens", "16", "--new-tokens", "8", "--repeats", "2", "--warmup", "0"]
 

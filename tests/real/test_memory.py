@@ -12,7 +12,7 @@ pytestmark = pytest.mark.real
 PROGRAM = """
 import sys
 from edgekit_runtime import Bundle
-from edgekit_runtime.measuring import peak_rss_bytes
+from edgekit_runtime.meters import peak_rss_bytes
 
 path, adapter, context = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 with Bundle.open(path, verify="sizes") as bundle:
