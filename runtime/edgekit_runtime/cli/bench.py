@@ -183,7 +183,8 @@ def _show_comparison(found: Mapping[str, Any], then: str) -> None:
         if row["figure"] == "rss_bytes":
             values = [show_size(round(row["then"])), show_size(round(row["now"]))]
         ratios = [f"{row[key]:.3f}" for key in ("ratio", "low", "high")]
-        add_row(table, row["figure"], *values, *ratios, row["verdict"].replace("too few rounds", "–"))
+        verdict = "–" if row["verdict"] == "too few rounds" else row["verdict"]
+        add_row(table, row["figure"], *values, *ratios, verdict)
     out = console()
     out.print(table)
     if found["verdict"] == "too few rounds":
