@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from edgekit.errors import BuildError
+from edgekit_runtime.digests import path_problem
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 _RESERVED = {"base", "none", "off"}  # what `chat` and `run` call having no adapter
@@ -25,6 +26,7 @@ def check_names(bundle: str | None, adapters: Iterable[str]) -> None:
         for name in ([bundle] if bundle is not None else []) + adapters
         if not _NAME.fullmatch(name)
     ]
+    problems += [f"{name!r}: {problem}" for name in adapters if (problem := path_problem(name))]
     problems += [
         f"{name!r}: means the base without an adapter" for name in adapters if name in _RESERVED
     ]

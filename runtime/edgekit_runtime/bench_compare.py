@@ -5,7 +5,6 @@ is a process of its own, figures are medians over the rounds, and a difference c
 every round shows it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from edgekit_runtime.errors import EdgekitRuntimeError
+from edgekit_runtime.strict_json import loads
 
 Report = Mapping[str, Any]
 Verdict = Literal["better", "worse", "same", "too few rounds"]
@@ -157,7 +157,7 @@ def read_report(path: Path) -> dict[str, Any]:
         EdgekitRuntimeError: If it is something else; every problem is named.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = loads(path.read_bytes())
     except (OSError, ValueError) as err:
         raise EdgekitRuntimeError(
             f"'{path}' is no benchmark", problems=[str(err)], hint="Give what bench --json wrote."

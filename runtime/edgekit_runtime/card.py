@@ -1,12 +1,12 @@
 """The adapter card, ``adapter.json``: what an adapter is, was trained for and how to ask it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from edgekit_runtime.errors import BundleError
 from edgekit_runtime.manifest import SCHEMA_VERSION, Fields
+from edgekit_runtime.strict_json import loads
 
 _RECIPE_KEYS = (
     "task",
@@ -65,7 +65,7 @@ class AdapterCard:
             BundleError: With every problem.
         """
         try:
-            value = json.loads(data)
+            value = loads(data)
         except ValueError as err:
             raise BundleError(f"{where} is no JSON: {err}", hint="Build the bundle again.") from err
         problems: list[str] = []

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 from edgekit_runtime.errors import RegistryError
 from edgekit_runtime.manifest import Fields
+from edgekit_runtime.strict_json import loads
 
 # By measurement: docs/decisions/0037-chunks-not-patches.md.
 AVERAGE_BYTES = 64 << 10
@@ -68,7 +69,7 @@ class ChunkIndex:
         """
         problems: list[str] = []
         try:
-            value = json.loads(data)
+            value = loads(data)
             fields = Fields(value, "", problems)
             packed = base64.b64decode(fields.text("digests"), validate=True)
             sizes = tuple(fields.data.get("sizes") or ())

@@ -70,13 +70,16 @@ def check_labels(labels: object) -> list[str]:
     if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise GenerationError(f"labels: expected a list, got {type(labels).__name__}", hint=hint)
     problems = []
+    known: set[str] = set()
     for index, label in enumerate(labels):
         if not isinstance(label, str):
             problems.append(f"labels[{index}]: expected str, got {type(label).__name__}")
         elif not label.strip():
             problems.append(f"labels[{index}]: empty")
-        elif label in labels[:index]:
+        elif label in known:
             problems.append(f"labels[{index}]: {label!r} is there twice")
+        else:
+            known.add(label)
     if not problems and len(labels) < 2:
         problems.append(f"expected at least two, got {len(labels)}")
     if problems:
@@ -84,8 +87,8 @@ def check_labels(labels: object) -> list[str]:
     return list(labels)
 
 
-def recorded_labels(card: AdapterCard | None) -> Sequence[str]:
-    """The labels that an adapter was trained to tell apart.
+def recorded_labels(card: AdapterCard | None) -> object:
+    """The labels that an adapter was trained to tell apart, as they stand in its card.
 
     Raises:
         GenerationError: If it records none, or there is no adapter.
@@ -96,7 +99,7 @@ def recorded_labels(card: AdapterCard | None) -> Sequence[str]:
         raise GenerationError(
             f"{who} records no labels to choose from", hint="Give them: labels=['yes', 'no']."
         )
-    return tuple(recorded)
+    return recorded
 
 
 def completions_of(labels: Sequence[str], template: str | None) -> list[str]:

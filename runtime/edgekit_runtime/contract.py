@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from edgekit_runtime.errors import BundleError
 from edgekit_runtime.manifest import Fields
+from edgekit_runtime.strict_json import loads
 
 LORA_A = "lora_A"
 LORA_B = "lora_B"
@@ -86,6 +88,24 @@ class SocketContract:
             sockets=fields.objects("sockets", _read_socket),
             static_rank=fields.number("static_rank", 0) or None,
         )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Self:
+        """Read the file's content.
+
+        Raises:
+            BundleError: With every problem.
+        """
+        problems: list[str] = []
+        try:
+            contract = cls.from_dict(loads(data), problems)
+        except ValueError as err:
+            raise BundleError(f"{where} is no JSON: {err}", hint="Build the bundle again.") from err
+        if problems:
+            raise BundleError(
+                f"{where} is malformed", problems=problems, hint="Build the bundle again."
+            )
+        return contract
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""

@@ -203,7 +203,7 @@ def _translated() -> Iterator[None]:
     """Turn what the native code raises into an error of ours."""
     try:
         yield
-    except (RuntimeError, MemoryError) as err:
+    except (RuntimeError, MemoryError, ValueError) as err:  # ValueError: its message is no UTF-8
         raise _failure("the graph failed", err) from err
 
 

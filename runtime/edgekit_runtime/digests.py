@@ -3,11 +3,17 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DRIVE_OR_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_FOREIGN = re.compile(r'[<>:"|?*]')
+# Windows' names of devices, with or without a suffix, whatever the case.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_MAX_PART_BYTES = 255
+_MAX_PATH_BYTES = 1024
 
 
 def sha256_of_bytes(data: bytes) -> str:
@@ -59,4 +65,19 @@ def path_problem(path: str) -> str | None:
     parts = path.split("/")
     if ".." in parts or "." in parts or "" in parts:
         return "leaves the bundle or is not normalized"
+    return _foreign_problem(path, parts)
+
+
+def _foreign_problem(path: str, parts: Sequence[str]) -> str | None:
+    """What some system could not store, so that no bundle depends on where it is unpacked."""
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return "holds half a character"
+    if max(sizes) > _MAX_PART_BYTES or sum(sizes) + len(parts) > _MAX_PATH_BYTES:
+        return f"is longer than {_MAX_PATH_BYTES} bytes, or a part of it than {_MAX_PART_BYTES}"
+    if _FOREIGN.search(path) or any(part.endswith((".", " ")) for part in parts):
+        return "has a character, or a dot or space at a part's end, that Windows does not store"
+    if any(_DEVICE.fullmatch(part) for part in parts):
+        return "is a device's name on Windows"
     return None

@@ -1,6 +1,11 @@
 """Errors of the runtime: what, expected and got, where, what to do."""
 
 from collections.abc import Iterable
+from typing import Final
+
+# Of one message; `problems` holds all of them.
+_MAX_LINES: Final = 200
+_MAX_CHARACTERS: Final = 2000
 
 
 class EdgekitRuntimeError(Exception):
@@ -17,10 +22,18 @@ class EdgekitRuntimeError(Exception):
         self.problems = tuple(problems)
         self.hint = hint
         lines = [f"{what}:" if self.problems else what]
-        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {problem}" for problem in self.problems[:_MAX_LINES]]
+        if len(self.problems) > _MAX_LINES:
+            lines.append(f"  and {len(self.problems) - _MAX_LINES} more")
         if hint:
             lines.append(hint)
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(_printable(line) for line in lines))
+
+
+def _printable(line: str) -> str:
+    """A line that any terminal takes, whatever a broken file brought into it."""
+    shown = line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}…"
+    return shown.encode(errors="backslashreplace").decode()
 
 
 class BundleError(EdgekitRuntimeError):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit_runtime.errors import BundleError, EdgekitRuntimeError
 from edgekit_runtime.manifest import Fields
+from edgekit_runtime.strict_json import loads
 
 HEALTH_FILE: Final = "health.json"
 # What is asked where a bundle records nothing.
@@ -164,12 +165,20 @@ def _records(bundle: Any, target: str) -> Iterator[tuple[str | None, HealthRecor
     manifest = bundle.manifest
     path = f"{manifest.targets[target].path}/{HEALTH_FILE}"
     is_recorded = any(file.path == path for file in manifest.files)
-    yield None, _read(json.loads(bundle.read(path)), path) if is_recorded else None
+    yield None, _read(_parsed(bundle, path), path) if is_recorded else None
     for name, entry in sorted(manifest.adapters.items()):
         if target in entry.files:
-            told = json.loads(bundle.read(entry.card)).get("health")
+            card = _parsed(bundle, entry.card)
+            told = card.get("health") if isinstance(card, Mapping) else None
             record = told.get(target) if isinstance(told, Mapping) else None
             yield name, None if record is None else _read(record, entry.card)
+
+
+def _parsed(bundle: Any, path: str) -> Any:
+    try:
+        return loads(bundle.read(path))
+    except ValueError as err:
+        raise BundleError(f"{path} is no JSON: {err}", hint="Build the bundle again.") from err
 
 
 def _read(value: object, where: str) -> HealthRecord:

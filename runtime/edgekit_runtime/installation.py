@@ -20,6 +20,7 @@ from edgekit_runtime import disk
 from edgekit_runtime.digests import is_digest
 from edgekit_runtime.errors import InstallError
 from edgekit_runtime.manifest import MANIFEST_NAME, Fields
+from edgekit_runtime.strict_json import loads
 
 STATE_NAME: Final = "current.json"
 VERSIONS: Final = "versions"
@@ -54,7 +55,7 @@ class State:
         """
         problems: list[str] = []
         try:
-            value = json.loads(data)
+            value = loads(data)
         except ValueError as err:
             raise InstallError(f"'{where}' is no JSON: {err}", hint=_HINT) from err
         fields = Fields(value, "", problems)

@@ -1,6 +1,5 @@
 """A target in memory: its graphs, tokenizer and adapter pools, each loaded when first needed."""
 
-import json
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +10,7 @@ from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.constraints import Constraint
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.decoder import Decoder
-from edgekit_runtime.errors import AdapterError, BundleError, GenerationError, TargetError
+from edgekit_runtime.errors import AdapterError, GenerationError, TargetError
 from edgekit_runtime.graphs import DecoderGraph
 from edgekit_runtime.guests import Guest
 from edgekit_runtime.locking import TurnLock
@@ -221,13 +220,9 @@ class LoadedTarget:
 
     def contract(self) -> SocketContract:
         """What fits the sockets of this target."""
-        problems: list[str] = []
-        contract = SocketContract.from_dict(
-            json.loads(self.bundle.read(self.record.sockets)), problems
+        return SocketContract.from_bytes(
+            self.bundle.read(self.record.sockets), where=self.record.sockets
         )
-        if problems:
-            raise BundleError(f"{self.record.sockets} is malformed", problems=problems)
-        return contract
 
     def _filename(self, kind: GraphKind) -> str:
         if kind not in self.record.graphs:

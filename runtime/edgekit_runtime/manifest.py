@@ -3,13 +3,15 @@
 The format is specified in docs/bundle-format.md. Reading collects every problem and raises once.
 """
 
-import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
+from unicodedata import normalize
 
 from edgekit_runtime.digests import canonical_json, is_digest, path_problem, sha256_of_bytes
 from edgekit_runtime.errors import BundleError
+from edgekit_runtime.strict_json import loads
 
 SCHEMA_VERSION = "1.1"
 MANIFEST_NAME = "manifest.json"
@@ -52,8 +54,11 @@ class Fields:
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string."""
-        return self._get(key, str, default)
+        """A string that can be written as UTF-8."""
+        value = self._get(key, str, default)
+        if not _is_text(value):
+            self.problems.append(f"{self.at(key)}: holds half a character, got {value!r}")
+        return value
 
     def number(self, key: str, default: int | None = None) -> int:
         """A non-negative integer."""
@@ -308,7 +313,7 @@ class Manifest:
             BundleError: If the bytes are no JSON, fail the digest, or the content is malformed.
         """
         try:
-            value = json.loads(data)
+            value = loads(data)
         except ValueError as err:
             raise BundleError(
                 f"{MANIFEST_NAME} is no JSON: {err}", hint="Build or fetch the bundle again."
@@ -319,7 +324,7 @@ class Manifest:
         claimed = value.pop("digest", None)
         try:
             actual = sha256_of_bytes(canonical_json(value))
-        except (TypeError, ValueError) as err:
+        except (TypeError, ValueError, RecursionError) as err:
             raise BundleError(f"{MANIFEST_NAME} is malformed", problems=[str(err)]) from err
         if claimed != actual:
             raise BundleError(
@@ -356,10 +361,11 @@ class Manifest:
         """What the fields say against one another."""
         problems: list[str] = []
         paths = [file.path for file in self.files]
-        folded = [path.casefold() for path in paths]
+        folded = [_folded(path) for path in paths]
+        counts = Counter(folded)
         problems += [
             f"files: {path!r} is listed more than once (or differs in case only)"
-            for path in sorted({p for p in paths if folded.count(p.casefold()) > 1})
+            for path in sorted({p for p, f in zip(paths, folded, strict=True) if counts[f] > 1})
         ]
         listed = set(paths)
         for name, target in self.targets.items():
@@ -375,6 +381,20 @@ class Manifest:
                 if target_name not in self.targets:
                     problems.append(f"adapters.{name}.files: no target {target_name!r}")
         return problems
+
+
+def _folded(path: str) -> str:
+    """What a file system that minds neither case nor composition takes a path for."""
+    return normalize("NFC", normalize("NFC", path).casefold())
+
+
+def _is_text(value: str) -> bool:
+    """Whether it has no lone surrogate, which JSON can express and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_version(version: object) -> None:

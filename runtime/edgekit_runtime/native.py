@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from edgekit_runtime.constraints import Constraint
-from edgekit_runtime.errors import GenerationError, TargetError
+from edgekit_runtime.errors import BundleError, GenerationError, TargetError
 from edgekit_runtime.locking import TurnLock
 from edgekit_runtime.providers import load_genai, register_plugin
+from edgekit_runtime.strict_json import loads
 
 _log = logging.getLogger(__name__)
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 _WEIGHTS = "../../weights"
+_REBUILD = "Check the bundle: edgekit bundle verify; if it is sound, build it again."
 
 
 def default_threads() -> int:
@@ -54,7 +56,7 @@ def _session_options(folder: Path) -> dict[str, Any]:
 def _model_config(folder: Path) -> dict[str, Any]:
     """``model`` of a target's genai configuration; empty where it cannot be read."""
     try:
-        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        config = loads((folder / "genai_config.json").read_bytes())["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # what is wrong with the file is said when genai reads it
     return config if isinstance(config, dict) else {}
@@ -103,11 +105,11 @@ class Graph:
                 register_plugin(provider)
             config.overlay(json.dumps(overlay))
             self._model = self._genai.Model(config)
-        except RuntimeError as err:
+        except (RuntimeError, ValueError) as err:
             raise TargetError(
                 f"{folder.name}/{filename} cannot be loaded",
                 problems=[str(err).strip()],
-                hint="Check the bundle: edgekit bundle verify; if it is sound, build it again.",
+                hint=_REBUILD,
             ) from err
         _log.debug("loaded %s in %.0f ms", filename, (time.perf_counter() - started) * 1e3)
 
@@ -144,8 +146,19 @@ class Graph:
         return self._genai.Adapters(self._model)
 
     def new_tokenizer(self) -> "Tokenizer":
-        """The target's tokenizer."""
-        return Tokenizer(self._genai.Tokenizer(self._model), self.lock, self._folder)
+        """The target's tokenizer.
+
+        Raises:
+            TargetError: If its files are malformed.
+        """
+        try:
+            return Tokenizer(self._genai.Tokenizer(self._model), self.lock, self._folder)
+        except (RuntimeError, ValueError) as err:
+            raise TargetError(
+                f"the tokenizer of {self._folder.name} cannot be loaded",
+                problems=[str(err).strip()],
+                hint=_REBUILD,
+            ) from err
 
 
 class Tokenizer:
@@ -195,7 +208,12 @@ class Tokenizer:
         with self._lock:
             # genai's own default is to add nothing, whatever the tokenizer was trained with.
             self._native.update_options(add_special_tokens=str(add_special_tokens).lower())
-            return [int(token) for token in self._native.encode(text)]
+            try:
+                return [int(token) for token in self._native.encode(text)]
+            except RuntimeError as err:
+                raise GenerationError(
+                    "the text cannot be tokenized", problems=[str(err).strip()], hint=_REBUILD
+                ) from err
 
     @cached_property
     def _composes(self) -> bool:
@@ -203,10 +221,14 @@ class Tokenizer:
         path = self._folder / "tokenizer.json"
         if not path.is_file():
             return False
-        normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
-        return any(
-            part.get("type") == "NFC" for part in normalizer.get("normalizers", [normalizer])
-        )
+        try:
+            normalizer = loads(path.read_bytes()).get("normalizer") or {}
+            parts = normalizer.get("normalizers", [normalizer])
+            return any(part.get("type") == "NFC" for part in parts)
+        except (OSError, ValueError, TypeError, AttributeError) as err:
+            raise BundleError(
+                f"{path.name} is malformed", problems=[str(err)], hint="Build the bundle again."
+            ) from err
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of some tokens, without special ones."""
@@ -229,7 +251,7 @@ class Tokenizer:
                 return str(
                     self._native.apply_chat_template(messages, add_generation_prompt=True, **extra)
                 )
-        except RuntimeError as err:
+        except (RuntimeError, ValueError) as err:  # ValueError where it makes no UTF-8
             raise GenerationError(
                 "the chat template cannot be filled",
                 problems=[str(err).strip()],

@@ -6,7 +6,6 @@ certificate chain. The library checks it; what is trusted, revoked or out of dat
 """
 
 import base64
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Final, Self
 from edgekit_runtime.digests import is_digest
 from edgekit_runtime.errors import SignatureError
 from edgekit_runtime.manifest import MANIFEST_NAME, Fields
+from edgekit_runtime.strict_json import loads
 from edgekit_runtime.verification import SIGNATURE_NAME
 
 # Names a policy file that every bundle is held to, in every command and app.
@@ -55,7 +55,7 @@ class SignaturePolicy:
         """
         problems: list[str] = []
         try:
-            fields = Fields(json.loads(path.read_bytes()), "", problems)
+            fields = Fields(loads(path.read_bytes()), "", problems)
         except (OSError, ValueError) as err:
             raise SignatureError(f"policy '{path}' cannot be read: {err}") from err
         known = set(cls.__slots__)
@@ -221,7 +221,7 @@ def _signer(signature: Path, policy: SignaturePolicy, now: datetime) -> tuple[st
     """
     from cryptography import x509
 
-    chain = json.loads(signature.read_bytes())["verificationMaterial"]["x509CertificateChain"]
+    chain = loads(signature.read_bytes())["verificationMaterial"]["x509CertificateChain"]
     found = [
         x509.load_der_x509_certificate(base64.b64decode(one["rawBytes"]))
         for one in chain["certificates"]
@@ -273,5 +273,12 @@ def _texts(fields: Fields, key: str) -> list[str]:
 
 def _files(fields: Fields, key: str, folder: Path) -> tuple[Path, ...]:
     paths = tuple(folder / text for text in _texts(fields, key))
-    fields.problems += [f"{key}: '{path}' is no file" for path in paths if not path.is_file()]
+    fields.problems += [f"{key}: '{path}' is no file" for path in paths if not _is_file(path)]
     return paths
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        return False

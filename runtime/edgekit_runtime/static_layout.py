@@ -1,6 +1,5 @@
 """What the host must know to drive graphs of fixed shape: ``static.json`` of a target."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit_runtime.errors import TargetError
 from edgekit_runtime.manifest import Fields
+from edgekit_runtime.strict_json import loads
 
 LAYOUT_FILE: Final = "static.json"
 # Far below every score, and a number that float16 holds.
@@ -69,7 +69,7 @@ class StaticLayout:
             TargetError: With every problem.
         """
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = loads(path.read_bytes())
         except (OSError, ValueError) as err:
             raise TargetError(f"{path.name} cannot be read: {err}") from err
         problems: list[str] = []

@@ -11,6 +11,7 @@ from edgekit_runtime.digests import sha256_of_file
 from edgekit_runtime.errors import EdgekitRuntimeError
 from edgekit_runtime.installation import current_version
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest
+from edgekit_runtime.strict_json import loads
 
 SIGNATURE_NAME = "manifest.sig"
 _REPARSE_POINT = 0x400  # Windows: junctions and links
@@ -109,7 +110,7 @@ class VerifiedMarker:
     def holds(self) -> bool:
         """Whether every file still has the size and time that it had when it was checked."""
         try:
-            return bool(json.loads(self._path.read_bytes()) == self._state())
+            return bool(loads(self._path.read_bytes()) == self._state())
         except (OSError, ValueError):
             return False
 

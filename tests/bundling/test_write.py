@@ -68,5 +68,7 @@ def test_bad_names(name: str) -> None:
 
 def test_a_bundle_may_be_called_base_but_no_adapter_may() -> None:
     check_names("base", [])
+    with pytest.raises(BuildError, match="'con': is a device's name on Windows"):
+        check_names(None, ["con"])
     with pytest.raises(BuildError, match="means the base without an adapter"):
         check_names("bundle", ["none"])

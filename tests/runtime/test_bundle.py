@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgekit_runtime import AdapterError, Bundle, BundleError, TargetError
+from edgekit_runtime.digests import path_problem
 from tests.runtime.bundle_edits import replace_file, seal
 
 
@@ -97,6 +98,35 @@ def test_paths_out_of_the_bundle_are_refused(bundle_copy: Path, path: str) -> No
 
     seal(bundle_copy, change)
     with pytest.raises(BundleError, match=re.escape(f"files[0].path: path {path!r}")):
+        Bundle.open(bundle_copy, cache_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("a/CON", "is a device's name on Windows"),
+        ("nul.json", "is a device's name on Windows"),
+        ("a/b.", "that Windows does not store"),
+        ("a /b", "that Windows does not store"),
+        ("a?b", "that Windows does not store"),
+        ("a/" + "b" * 256, "a part of it than 255"),
+        ("a/" * 600 + "b", "is longer than 1024 bytes"),
+    ],
+)
+def test_paths_that_some_system_cannot_store_are_refused(path: str, problem: str) -> None:
+    found = path_problem(path)
+    assert found is not None and problem in found
+    assert path_problem("a/console/b.c/é") is None
+
+
+def test_paths_that_one_file_system_takes_for_one_are_refused(bundle_copy: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["files"] += [
+            value["files"][0] | {"path": path} for path in ("caf\u00e9", "Cafe\u0301")
+        ]
+
+    seal(bundle_copy, change)
+    with pytest.raises(BundleError, match="is listed more than once"):
         Bundle.open(bundle_copy, cache_dir=None)
 
 

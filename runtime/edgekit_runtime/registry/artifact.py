@@ -12,6 +12,7 @@ from typing import Any, Self
 from edgekit_runtime.digests import path_problem, sha256_of_bytes
 from edgekit_runtime.errors import RegistryError
 from edgekit_runtime.manifest import Fields, Manifest
+from edgekit_runtime.strict_json import loads
 
 IMAGE_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -89,7 +90,7 @@ class Artifact:
         """
         problems: list[str] = []
         try:
-            value = json.loads(data)
+            value = loads(data)
         except ValueError as err:
             raise RegistryError(f"{where} is no JSON: {err}") from err
         fields = Fields(value, "", problems)

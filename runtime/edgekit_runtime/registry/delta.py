@@ -1,6 +1,5 @@
 """Assemble a changed file: chunks that are here are copied, the others are fetched by ranges."""
 
-import json
 from pathlib import Path
 
 from edgekit_runtime import disk
@@ -16,6 +15,7 @@ from edgekit_runtime.errors import RegistryError
 from edgekit_runtime.manifest import FileRecord
 from edgekit_runtime.registry.artifact import Artifact
 from edgekit_runtime.registry.repository import Repository, Span
+from edgekit_runtime.strict_json import loads
 from edgekit_runtime.transfers import OnMoved
 
 
@@ -79,7 +79,7 @@ def _index_artifact(repository: Repository, digest: str) -> str | None:
     if data is None:
         return None
     try:
-        listed = json.loads(data)["manifests"]
+        listed = loads(data)["manifests"]
         found = [one["digest"] for one in listed if one.get("artifactType") == INDEX_TYPE]
     except (ValueError, LookupError, TypeError, AttributeError) as err:
         raise RegistryError(f"the referrers of {repository.reference} are malformed") from err

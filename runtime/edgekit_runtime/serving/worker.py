@@ -25,6 +25,7 @@ from edgekit_runtime.serving.errors import worker_error
 from edgekit_runtime.serving.jobs import Job
 from edgekit_runtime.serving.kept import KeptCaches
 from edgekit_runtime.serving.tools import tool_format
+from edgekit_runtime.strict_json import loads
 from edgekit_runtime.targets import choose_target
 
 Message = dict[str, Any]
@@ -178,7 +179,7 @@ def _chat_template(folder: Path) -> str:
     with suppress(OSError):
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     with suppress(OSError, ValueError, KeyError, TypeError):
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = loads((folder / "tokenizer_config.json").read_bytes())
         return str(config["chat_template"])
     return ""
 
