@@ -26,7 +26,11 @@ def check_names(bundle: str | None, adapters: Iterable[str]) -> None:
         for name in ([bundle] if bundle is not None else []) + adapters
         if not _NAME.fullmatch(name)
     ]
-    problems += [f"{name!r}: {problem}" for name in adapters if (problem := path_problem(name))]
+    problems += [
+        f"{name!r}: {problem}"
+        for name in adapters
+        if _NAME.fullmatch(name) and (problem := path_problem(name))
+    ]
     problems += [
         f"{name!r}: means the base without an adapter" for name in adapters if name in _RESERVED
     ]

@@ -10,6 +10,7 @@ import typer
 from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_export import export_command
 from edgekit.cli.bundle_push import push_command
+from edgekit.cli.bundle_schema import schema_command
 from edgekit.cli.bundle_sign import sign_command
 from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.install import (
@@ -30,6 +31,7 @@ app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
 app.command(name="sign")(sign_command)
+app.command(name="schema")(schema_command)
 app.command(name="diff")(diff_command)
 app.command(name="push")(push_command)
 app.command(name="pull", cls=PathAwareCommand)(pull_command)

@@ -53,6 +53,10 @@ class Fields:
             return missing
         return value
 
+    def _is_given(self, key: str) -> bool:
+        """Whether there is a text, so that nothing was said of it yet."""
+        return isinstance(self.data.get(key), str)
+
     def text(self, key: str, default: str | None = None) -> str:
         """A string that can be written as UTF-8."""
         value = self._get(key, str, default)
@@ -74,14 +78,14 @@ class Fields:
     def digest(self, key: str) -> str:
         """A digest of some content."""
         value = self.text(key)
-        if value and not is_digest(value):
+        if self._is_given(key) and not is_digest(value):
             self.problems.append(f"{self.at(key)}: expected sha256:<64 hex>, got {value!r}")
         return value
 
     def path(self, key: str) -> str:
         """A safe path inside the bundle."""
         value = self.text(key)
-        if value and (problem := path_problem(value)):
+        if self._is_given(key) and (problem := path_problem(value)):
             self.problems.append(f"{self.at(key)}: path {value!r} {problem}")
         return value
 
