@@ -8,7 +8,7 @@ JOBS     ?= 2
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry browser
+.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry browser site
 
 setup: $(VENV)/.ready
 
@@ -54,6 +54,10 @@ registry: .registry/usr/bin/docker-registry
 	mkdir -p .registry
 	cd .registry && apt-get download docker-registry && dpkg -x docker-registry_*.deb .
 
+# The documentation as a site, in site/.
+site: setup
+	$(BIN)/mkdocs build --strict --quiet
+
 # Playwright and axe-core: tests/serving/browser drives the system's Chromium with them.
 browser: setup
 	$(PIP) playwright axe-playwright-python
@@ -61,4 +65,4 @@ browser: setup
 		echo "no Chromium here; on Debian: apt-get install chromium"
 
 clean:
-	rm -rf $(VENV) .venv-runtime build dist
+	rm -rf $(VENV) .venv-runtime build dist site
