@@ -56,7 +56,7 @@ registry: .registry/usr/bin/docker-registry
 
 # The documentation as a site, in site/.
 site: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Playwright and axe-core: tests/serving/browser drives the system's Chromium with them.
 browser: setup
