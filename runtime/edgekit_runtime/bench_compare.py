@@ -39,6 +39,7 @@ _MEASURED: Final = (
 _CONDITIONS: Final = (
     "target",
     "adapter",
+    "ratio_adapter",
     "prompt_tokens",
     "new_tokens",
     "threads",
