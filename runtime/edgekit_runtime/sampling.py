@@ -1,6 +1,7 @@
 """Generation options: merged from their layers, checked at once, applied to logits."""
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -116,7 +117,8 @@ def _is_count(value: object, low: int) -> bool:
 
 def _is_number(value: object, low: float, high: float = math.inf) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and low <= value <= high and math.isfinite(value)  # type: ignore[operator,arg-type]
+    # Integers have no limit in Python: compared, never converted.
+    return is_number and low <= value <= min(high, sys.float_info.max)  # type: ignore[operator]
 
 
 def _is_stop(value: object) -> bool:
