@@ -1,12 +1,13 @@
-"""A bundle's target in the layouts of other runtimes."""
+"""A bundle's targets in the layouts of other runtimes."""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.bundling.ort_package import write_folder, write_package
 from edgekit.bundling.write import staged_bundle, write_json
 from edgekit.errors import BuildError
 from edgekit_runtime import Bundle
@@ -14,9 +15,8 @@ from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.errors import AdapterError, nearest
 from edgekit_runtime.manifest import AdapterRecord, TargetRecord
 
-Format = Literal["genai", "foundry", "gguf"]
-FORMATS: tuple[Format, ...] = ("genai", "foundry", "gguf")
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+Format = Literal["genai", "foundry", "ortpackage", "gguf"]
+FORMATS: tuple[Format, ...] = ("genai", "foundry", "ortpackage", "gguf")
 _CONTENT = "{Content}"
 
 
@@ -25,18 +25,21 @@ class ExportReport:
     """What was exported.
 
     Attributes:
+        targets: One of them, or several in a package.
+        left_out: Targets of the bundle that a package cannot hold.
         files: Paths in the output with their sizes in bytes.
     """
 
     output: Path
     format: Format
-    target: str
+    targets: tuple[str, ...]
+    left_out: tuple[str, ...]
     adapters: tuple[str, ...]
     files: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self) | {"output": str(self.output), "adapters": list(self.adapters)}
+        return asdict(self) | {"output": str(self.output)}
 
 
 def export(
@@ -47,18 +50,20 @@ def export(
     target: str | None = None,
     adapters: Sequence[str] | None = None,
 ) -> ExportReport:
-    """Write one target of a bundle for another runtime; every digest is checked before.
+    """Write a bundle's target for another runtime; every digest is checked before.
 
     ``genai`` is a model folder that stock onnxruntime-genai opens, with the adapters beside it;
-    ``foundry`` is one with the file that Foundry Local asks for; ``gguf`` holds the adapters alone,
-    as llama.cpp takes them for the same base.
+    ``foundry`` is one with the file that Foundry Local asks for; ``ortpackage`` is ONNX Runtime's
+    model package of all targets; ``gguf`` holds the adapters alone, as llama.cpp takes them for the
+    same base.
 
     Args:
         path: The bundle.
         output: A directory that is not there yet.
         format: One of :data:`FORMATS`.
-        target: Whose graphs and adapters; ``cpu`` or the bundle's only one by default.
-        adapters: Their names; all that the target has by default.
+        target: Whose graphs and adapters; by default ``cpu`` or the bundle's only one, of a
+            package every target that other runtimes can drive.
+        adapters: Their names; all that the targets have by default.
 
     Raises:
         BundleError: If the bundle is not as it was built.
@@ -66,14 +71,20 @@ def export(
         AdapterError: If an adapter is unknown, or not there for the target.
     """
     with Bundle.open(path, verify="full", cache_dir=None) as bundle:
-        name, record = _target(bundle, target)
-        chosen = _adapters(bundle, name, adapters)
+        targets = _targets(bundle, target, is_package=format == "ortpackage")
+        chosen = _adapters(bundle, targets, adapters)
+        name, record = next(iter(targets.items()))
         with staged_bundle(output, overwrite=False) as staging:
             if format == "gguf":
                 _write_gguf(bundle, record, chosen, name, staging)
+            elif format == "ortpackage":
+                write_package(bundle, targets, chosen, staging)
             else:
-                _write_folder(bundle, record, staging)
+                write_folder(bundle, record, staging)
+                for weights in record.weights:
+                    shutil.copyfile(bundle.path / weights, staging / Path(weights).name)
                 _copy_adapters(bundle, chosen, name, staging / "adapters")
+            if format != "gguf":
                 shutil.copytree(bundle.path / "licenses", staging / "licenses")
             if format == "foundry":
                 write_json(staging / "inference_model.json", _foundry(bundle))
@@ -82,57 +93,57 @@ def export(
                 for file in sorted(staging.rglob("*"))
                 if file.is_file()
             }
+        left_out = set(bundle.manifest.targets) - set(targets) if format == "ortpackage" else ()
     return ExportReport(
-        output=output, format=format, target=name, adapters=tuple(chosen), files=sizes
+        output=output,
+        format=format,
+        targets=tuple(targets),
+        left_out=tuple(sorted(left_out)) if target is None else (),
+        adapters=tuple(chosen),
+        files=sizes,
     )
 
 
-def _target(bundle: Bundle, asked: str | None) -> tuple[str, TargetRecord]:
-    targets = bundle.manifest.targets
-    name = asked or ("cpu" if "cpu" in targets else next(iter(targets)))
-    if name not in targets:
-        raise BuildError(f"the bundle has no target '{name}'; {nearest(name, targets)}")
-    if asked is None and "cpu" not in targets and len(targets) > 1:
+def _targets(bundle: Bundle, asked: str | None, *, is_package: bool) -> dict[str, TargetRecord]:
+    """What to export: the target asked for, or what the format takes by default."""
+    known = bundle.manifest.targets
+    fit = {name: record for name, record in known.items() if _is_driven_elsewhere(record)}
+    if is_package and asked is None and fit:
+        return fit
+    name = asked or ("cpu" if "cpu" in known else next(iter(known)))
+    if name not in known:
+        raise BuildError(f"the bundle has no target '{name}'; {nearest(name, known)}")
+    if asked is None and "cpu" not in known and len(known) > 1 and not is_package:
         raise BuildError(
-            f"the bundle has several targets: {', '.join(targets)}", hint="Say --target."
+            f"the bundle has several targets: {', '.join(known)}", hint="Say --target."
         )
-    if targets[name].adapter_mechanism != "ort_inputs":
+    if name not in fit:
         raise BuildError(
             f"target '{name}' has graphs of fixed shape, which other runtimes do not drive",
             hint="Use edgekit-runtime for it, or export another target.",
         )
-    return name, targets[name]
+    return {name: known[name]}
 
 
-def _adapters(bundle: Bundle, target: str, asked: Sequence[str] | None) -> dict[str, AdapterRecord]:
+def _is_driven_elsewhere(record: TargetRecord) -> bool:
+    return record.adapter_mechanism == "ort_inputs"
+
+
+def _adapters(
+    bundle: Bundle, targets: Collection[str], asked: Sequence[str] | None
+) -> dict[str, AdapterRecord]:
     known = bundle.manifest.adapters
     if asked is None:
-        return {name: record for name, record in known.items() if target in record.files}
+        return {name: record for name, record in known.items() if record.files.keys() & targets}
     problems = [f"{name}: {nearest(name, known)}" for name in asked if name not in known]
     problems += [
-        f"{name}: was not built for target {target!r}"
+        f"{name}: was not built for target {' or '.join(map(repr, targets))}"
         for name in asked
-        if name in known and target not in known[name].files
+        if name in known and not known[name].files.keys() & targets
     ]
     if problems:
         raise AdapterError("these adapters cannot be exported", problems=problems)
     return {name: known[name] for name in asked}
-
-
-def _write_folder(bundle: Bundle, record: TargetRecord, folder: Path) -> None:
-    """The graph with sockets, its weights, configuration and tokenizer, flat."""
-    source = bundle.path / record.path
-    graphs = {Path(graph).name for graph in record.graphs.values()}
-    kept = Path(record.graphs["model"]).name
-    sockets = Path(record.sockets).name
-    for file in sorted(source.iterdir()):
-        if file.name == kept or file.name not in graphs | {sockets, "genai_config.json"}:
-            shutil.copyfile(file, folder / file.name)
-    for weights in record.weights:
-        shutil.copyfile(bundle.path / weights, folder / Path(weights).name)
-    config = json.loads((source / "genai_config.json").read_text(encoding="utf-8"))
-    config["model"]["decoder"]["session_options"].pop(_WEIGHTS_FOLDER, None)
-    write_json(folder / "genai_config.json", config)
 
 
 def _copy_adapters(

@@ -17,6 +17,7 @@ class FormatChoice(StrEnum):
 
     GENAI = "genai"
     FOUNDRY = "foundry"
+    ORTPACKAGE = "ortpackage"
     GGUF = "gguf"
 
 
@@ -27,11 +28,13 @@ def export_command(
         FormatChoice,
         typer.Option(
             help="genai: a model folder of onnxruntime-genai; foundry: one for Foundry Local; "
+            "ortpackage: ONNX Runtime's model package, all targets; "
             "gguf: the adapters for llama.cpp."
         ),
     ] = FormatChoice.GENAI,
     target: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="Of the bundle; cpu by default.")
+        str | None,
+        typer.Option(metavar="TARGET", help="Of the bundle; cpu by default, in a package all."),
     ] = None,
     adapter: Annotated[
         list[str] | None,
@@ -39,13 +42,14 @@ def export_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export one target of a bundle, with its adapters, for another runtime.
+    """Export a target of a bundle, with its adapters, for another runtime.
 
     Stock onnxruntime-genai opens the folder and loads the adapters; edgekit's own checks stay
     behind: nothing there knows what an adapter was made for.
 
     Examples:
         edgekit bundle export my-bundle -o exported/my-model
+        edgekit bundle export my-bundle -o exported/my-model.ortpackage --format ortpackage
         edgekit bundle export my-bundle -o exported/loras --format gguf --adapter legal
     """
     from edgekit.bundling.export import export
@@ -66,3 +70,6 @@ def _show(report: "ExportReport") -> None:
     for path, size in report.files.items():
         add_row(table, path, show_size(size))
     console().print(table)
+    if report.left_out:
+        names = ", ".join(report.left_out)
+        console().print(f"Left out, as their graphs are of fixed shape: {names}", markup=False)

@@ -44,7 +44,7 @@ def test_stock_genai_opens_the_folder_and_writes_the_same(
     import onnxruntime_genai as og
 
     report = export(built_tiny_bundle, tmp_path / "out")
-    assert (report.target, report.adapters) == ("cpu", ("alpha", "beta"))
+    assert (report.targets, report.adapters) == (("cpu",), ("alpha", "beta"))
     assert set(report.files) >= {"model.onnx", "cpu.data", "genai_config.json", "tokenizer.json"}
     tokenizer = og.Tokenizer(og.Model(str(tmp_path / "out")))
     with Bundle.open(built_tiny_bundle, cache_dir=None).engine(threads=1) as engine:
