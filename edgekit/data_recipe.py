@@ -57,6 +57,7 @@ class DataSource(_Typed):
         path: Files, or one Hub data set id or directory.
         weight: Relative share of this source among the training rows.
         rename: A column's name in this source, to the name that the templates use.
+        license: Of its rows, an SPDX identifier or a name; recorded, and never part of a run.
     """
 
     path: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
@@ -64,6 +65,7 @@ class DataSource(_Typed):
     subset: str | None = None
     split: str = "train"
     rename: dict[str, str] = {}
+    license: str | None = None
 
 
 def _as_sources(value: Any) -> Any:
@@ -103,6 +105,7 @@ class DataRecipe(_Typed):
         augment: ``path/to/file.py:function``: training rows in, training rows out.
         streaming: Read rows as training goes, for data that are larger than memory.
         shuffle_buffer: Rows of a stream that are held and shuffled at a time; 0 for their order.
+        license: Of the rows, an SPDX identifier or a name; recorded, and never part of a run.
     """
 
     train: Annotated[
@@ -124,6 +127,7 @@ class DataRecipe(_Typed):
     augment: Annotated[str | None, AfterValidator(_check_function)] = None
     streaming: bool = False
     shuffle_buffer: int = Field(default=DEFAULT_SHUFFLE_BUFFER, ge=0)
+    license: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -156,7 +160,7 @@ class DataRecipe(_Typed):
         if self.sources:
             problems += [
                 f"{key}: goes into each source of train"
-                for key in ("split", "subset")
+                for key in ("split", "subset", "license")
                 if key in self.model_fields_set
             ]
             problems += [

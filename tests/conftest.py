@@ -84,6 +84,16 @@ def alpha_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "max_new_tokens": 8,
         "examples": ["Q: where is my card\nA:", "Q: turn on the light\nA:"],
         "license": "apache-2.0",
+        "data_sets": [
+            {
+                "name": "questions.csv",
+                "source": "file",
+                "use": "training",
+                "digest": "sha256:" + "5" * 64,
+                "license": "cc-by-4.0",
+            },
+            {"name": "PolyAI/banking77", "source": "hub", "use": "test", "version": "90d4e2ee"},
+        ],
         "validation": {"n_rows": 2, "metrics": {"exact_match": 0.5}},
     }
     (path / "edgekit.json").write_text(json.dumps(record), encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit.adapters.peft_rules import is_targeted
 from edgekit.bases import EMBEDDED, Base, fingerprint_of
+from edgekit_runtime.digests import is_digest
 from edgekit_runtime.manifest import Fields
 
 CONFIG_FILE = "adapter_config.json"
@@ -128,9 +129,27 @@ def record_problems(record: Mapping[str, Any]) -> list[str]:
         fields.object("base").text("fingerprint")
     if record.get("quantization") is not None:
         fields.object("quantization").text("fingerprint")
+    problems += data_set_problems(record.get("data_sets"), RECORD_FILE)
     examples = record.get("examples") or []
     if not isinstance(examples, list) or not all(isinstance(item, str) for item in examples):
         problems.append(f"{RECORD_FILE}.examples: expected list of str")
+    return problems
+
+
+def data_set_problems(data_sets: object, where: str) -> list[str]:
+    """What is wrong with a list of the data sets that an adapter was trained on; None is fine."""
+    problems: list[str] = []
+    if not isinstance(data_sets, list | None):
+        return [f"{where}.data_sets: expected list, got {type(data_sets).__name__}"]
+    for number, data_set in enumerate(data_sets or ()):
+        fields = Fields(data_set, f"{where}.data_sets[{number}]", problems)
+        for key in ("name", "source", "use"):
+            fields.text(key)
+        for key in ("digest", "version", "subset", "split", "license"):
+            fields.optional_text(key)
+        digest = fields.data.get("digest")
+        if isinstance(digest, str) and not is_digest(digest):
+            problems.append(f"{fields.at('digest')}: expected sha256:…, got {digest!r}")
     return problems
 
 

@@ -120,6 +120,7 @@ def write_card(
             target: adapter.record.get("quantization") for target, adapter in adapters.items()
         },
         "license": source.license or record.get("license"),
+        "data_sets": record.get("data_sets") or [],
         "defaults": defaults | dict(source.defaults),
         "recipe": recipe,
         "examples": record.get("examples") or [],

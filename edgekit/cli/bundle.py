@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli.bundle_bom import bom_command
 from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_export import export_command
 from edgekit.cli.bundle_push import push_command
@@ -31,6 +32,7 @@ app = new_app()
 app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
 app.command(name="sign")(sign_command)
+app.command(name="bom")(bom_command)
 app.command(name="schema")(schema_command)
 app.command(name="diff")(diff_command)
 app.command(name="push")(push_command)

@@ -90,6 +90,7 @@ def _record(prepared: Prepared, report: TrainingReport) -> dict[str, Any]:
         "max_new_tokens": report.max_new_tokens,
         "examples": [question.prompt for question in questions[:N_EXAMPLES]],
         "license": prepared.recipe.license,
+        "data_sets": [data_set.to_dict() for data_set in prepared.data_sets],
         "validation": {
             "n_rows": report.rows.validation,
             "metrics": dict(report.metrics.get("validation", {})),

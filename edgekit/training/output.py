@@ -36,6 +36,9 @@ def run_digest(
     if (n_processes := processes().n) > 1:
         digest.update(f"{n_processes} processes".encode())
     values = recipe.model_dump(mode="json", exclude={"output", "metrics", "license"})
+    data = values["data"]
+    for section in (data, *(source for source in data["train"] if isinstance(source, dict))):
+        section.pop("license")
     digest.update(json.dumps(values, sort_keys=True).encode())
     return _with_tokens(digest, sequences)
 

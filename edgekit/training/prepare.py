@@ -20,6 +20,7 @@ from edgekit.training.examples import Example
 from edgekit.training.generating import end_token_ids
 from edgekit.training.nf4 import check_nf4
 from edgekit.training.packing import packed
+from edgekit.training.provenance import DataSet, data_sets_of
 from edgekit.training.tokens import TokenizedExample, TokenizedSplit, tokenize_examples
 
 _DEFAULT_MAX_NEW_TOKENS = 256
@@ -39,6 +40,7 @@ class Prepared:
     test: TokenizedSplit
     profile: TargetProfile | None
     label_weights: dict[str, float] | None
+    data_sets: tuple[DataSet, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -98,6 +100,7 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         _check_rank(recipe, profile)
     tell(Message(text="reading the data"))
     examples = load_examples(recipe)
+    data_sets = data_sets_of(recipe.data)
     tell(Message(text=f"resolving the base '{recipe.base}'"))
     base = resolve_base(recipe.base)
     if profile is not None:
@@ -142,6 +145,7 @@ def prepare(recipe: TrainRecipe, tell: OnEvent) -> Prepared:
         test=test,
         profile=profile,
         label_weights=label_weights,
+        data_sets=data_sets,
         warnings=tuple(warnings),
     )
 

@@ -23,7 +23,7 @@ _OUT = POINTER(c_void_p)
 
 
 class _Base(ctypes.Structure):
-    _fields_ = [("get_api", CFUNCTYPE(c_void_p, c_uint32)), ("version", CFUNCTYPE(c_char_p))]  # noqa: RUF012
+    _fields_ = [("get_api", CFUNCTYPE(c_void_p, c_uint32)), ("version", CFUNCTYPE(c_char_p))]
 
 
 def _main(package: str) -> None:
@@ -38,7 +38,7 @@ def _main(package: str) -> None:
         if status:
             sys.exit(message(status).decode())
 
-    def call(place: int, *types: type) -> "ctypes._CFunctionType":  # noqa: SLF001
+    def call(place: int, *types: type) -> "ctypes._CFunctionType":
         return CFUNCTYPE(c_void_p, *types)(packages[place])
 
     context, env, options, chosen, component, session = (c_void_p() for _ in range(6))

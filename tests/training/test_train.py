@@ -134,6 +134,7 @@ def test_edgekit_json_records_base_recipe_and_scores(finished: Run, tiny_base: P
     assert record["labels"] == sorted(LABELS)
     assert record["metrics"] == ["accuracy", "f1"]
     assert record["license"] == "cc-by-4.0"
+    assert [told["name"] for told in record["data_sets"]] == ["rows.csv"]
     assert record["max_new_tokens"] % 8 == 0
     assert record["examples"][0].startswith("Query: light")
     assert record["validation"]["n_rows"] == finished.report.rows.validation
