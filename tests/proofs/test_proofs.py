@@ -174,4 +174,4 @@ def test_a_killed_run_goes_on_and_done_cells_stay(
     table = capsys.readouterr().out
     assert "| dora | bundle | generate |" in table and "| lora | torch | generate |" in table
     assert "### Search" in table and "4 complete" in table
-    assert "Not yet run: banking77-lora-bundle" in table
+    assert "banking77-lora-bundle" in table[table.index("Not yet run") :]
