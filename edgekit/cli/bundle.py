@@ -10,10 +10,10 @@ import typer
 from edgekit.cli.bundle_bom import bom_command
 from edgekit.cli.bundle_diff import diff_command
 from edgekit.cli.bundle_export import export_command
+from edgekit.cli.bundle_inspect import inspect_command
 from edgekit.cli.bundle_push import push_command
 from edgekit.cli.bundle_schema import schema_command
 from edgekit.cli.bundle_sign import sign_command
-from edgekit_runtime.cli.inspect import inspect_command
 from edgekit_runtime.cli.install import (
     install_command,
     rollback_command,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgekit.building.parity_figures import ParityFigures
 
 app = new_app()
-app.command(name="inspect", cls=PathAwareCommand)(inspect_command)
+app.command(name="inspect")(inspect_command)
 app.command(name="verify", cls=PathAwareCommand)(verify_command)
 app.command(name="sign")(sign_command)
 app.command(name="bom")(bom_command)
