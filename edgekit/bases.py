@@ -267,7 +267,7 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append(f"no {path.name}")
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         problems.append(f"{path.name} cannot be read: {err}")
     else:
         if isinstance(value, dict):

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from edgekit.errors import RecipeError
+
+_MAX_NODES: Final = 100_000
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -17,6 +19,10 @@ class _RecipeLoader(yaml.SafeLoader):
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a list or a mapping", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is there twice", key_node.start_mark
@@ -47,7 +53,7 @@ def read_yaml(path: Path, *, what: str = "recipe") -> dict[str, Any]:
         values = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise RecipeError(f"{what} {path}: no such file") from err
-    except (OSError, UnicodeDecodeError) as err:
+    except (OSError, ValueError) as err:  # not UTF-8; a path with a NUL
         raise RecipeError(f"{what} {path} cannot be read: {err}") from err
     except yaml.YAMLError as err:
         raise RecipeError(f"{what} {path}{_line_of(err)}: {_reason_of(err)}") from err
@@ -101,7 +107,26 @@ def _copy(values: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(text: str) -> Any:
     # The loader derives from SafeLoader: nothing but plain data comes out of it.
-    return yaml.load(text, Loader=_RecipeLoader)
+    try:
+        node = yaml.compose(text, Loader=_RecipeLoader)
+        if node is not None and _n_written_out(node, {}) > _MAX_NODES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MAX_NODES} values")
+        return yaml.load(text, Loader=_RecipeLoader)
+    except RecursionError as err:
+        raise yaml.YAMLError("it is nested too deeply") from err
+    except ValueError as err:  # of a number or a date
+        raise yaml.YAMLError(str(err)) from err
+
+
+def _n_written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in a document whose every alias is written out: a few lines can stand for billions."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # a list that holds itself
+        inner = [part for item in node.value for part in (item if type(item) is tuple else (item,))]
+        known[id(node)] += sum(_n_written_out(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _line_of(err: yaml.YAMLError) -> str:

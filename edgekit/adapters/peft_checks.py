@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.adapters.peft_rules import is_targeted
 from edgekit.bases import EMBEDDED, Base, fingerprint_of
 from edgekit_runtime.digests import is_digest
@@ -39,11 +41,14 @@ _OTHER_KINDS = {
 }
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Settings of ``adapter_config.json`` that sockets cannot express exactly."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        reason = f": {_OTHER_KINDS[kind]}" if kind in _OTHER_KINDS else ""
+        reason = f": {_OTHER_KINDS[kind]}" if isinstance(kind, str) and kind in _OTHER_KINDS else ""
         yield f"{CONFIG_FILE}: peft_type: expected LORA, got {kind}{reason}"
         if reason:
             return
@@ -205,4 +210,7 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is one that float32 can hold; JSON's may have any length."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= _LARGEST  # not NaN either

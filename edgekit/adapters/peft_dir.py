@@ -179,7 +179,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append(f"{path.name}: missing; point at what PeftModel.save_pretrained wrote")
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         problems.append(f"{path.name}: cannot be read: {err}")
     else:
         if isinstance(value, dict):
@@ -256,8 +256,12 @@ def _modules(
         if wrong := _pair_problems(module, found, config, shapes[module]):
             problems += wrong
         else:
-            scaled = found["B"] * np.float32(_scaling(module, config))
-            pairs[module] = LoraPair(found["A"], scaled)
+            with np.errstate(over="ignore"):
+                scaled = found["B"] * np.float32(_scaling(module, config))
+            if np.isfinite(scaled).all():
+                pairs[module] = LoraPair(found["A"], scaled)
+            else:
+                problems.append(f"{module}: lora_B times its scaling is too large for float32")
     return pairs
 
 

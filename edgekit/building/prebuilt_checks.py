@@ -50,16 +50,14 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def load_decoder(path: Path, problems: list[str]) -> ir.Model | None:
     """The graph, or None and a problem."""
-    from google.protobuf.message import DecodeError
-
-    if not path.is_file():
-        problems.append(f"no {path.name}, which {CONFIG_FILE} names")
-        return None
     try:
-        return ir.load(path)
-    except (OSError, ValueError, DecodeError) as err:
-        problems.append(f"{path.name} cannot be read: {err}")
-        return None
+        if path.is_file():
+            return ir.load(path)
+        problems.append(f"no {path.name}, which {CONFIG_FILE} names")
+    except Exception as err:  # protobuf's, onnx_ir's own, and what a strange graph leads these to
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        problems.append(f"{path.name:.200} cannot be read: {reason:.200}")
+    return None
 
 
 def external_files(model: ir.Model) -> dict[str, int]:

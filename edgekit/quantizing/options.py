@@ -84,9 +84,8 @@ class Quantization(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_tier(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("tier") in TIERS:
-            return TIERS[values["tier"]] | values
-        return values
+        tier = values.get("tier") if isinstance(values, dict) else None
+        return TIERS[tier] | values if isinstance(tier, str) and tier in TIERS else values
 
     @field_validator("is_symmetric")
     @classmethod

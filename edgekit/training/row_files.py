@@ -103,6 +103,8 @@ def _json_row(text: str) -> Row | str:
         return _as_row(json.loads(text))
     except json.JSONDecodeError as err:
         return f"not valid JSON: {err.msg} at character {err.colno}"
+    except (ValueError, RecursionError) as err:  # a number of thousands of digits; too deep
+        return f"not readable JSON: {err}"
 
 
 def _read_json(path: Path) -> NumberedRows:
@@ -116,6 +118,9 @@ def _read_json(path: Path) -> NumberedRows:
             yield from _read_jsonl(path)
         else:
             yield err.lineno, f"not valid JSON: {err.msg} at character {err.colno}"
+        return
+    except (ValueError, RecursionError) as err:
+        yield 1, f"not readable JSON: {err}"
         return
     if not isinstance(value, list):
         yield 1, "expected a list of objects, [{…}, …]"
@@ -139,7 +144,7 @@ def _as_row(value: Any) -> Row | str:
 
 
 def _read_parquet(path: Path) -> NumberedRows:
-    from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     line = 1
@@ -149,8 +154,8 @@ def _read_parquet(path: Path) -> NumberedRows:
                 for row in batch.to_pylist():
                     yield line, row
                     line += 1
-    except ArrowInvalid as err:
-        yield line, str(err).splitlines()[0]
+    except ArrowException as err:
+        yield line, next(iter(str(err).splitlines()), type(err).__name__)
 
 
 _Reader = Callable[[Path], NumberedRows]

@@ -209,7 +209,8 @@ class SearchFile(_Typed):
     )
     search_strategy: Strategy = Strategy()
     objective: Annotated[
-        tuple[Objective, ...] | None, BeforeValidator(_as_objectives), Field(min_length=1)
+        Annotated[tuple[Objective, ...], Field(min_length=1)] | None,
+        BeforeValidator(_as_objectives),
     ] = None
     evaluate_on: Literal["torch", "bundle"] = "torch"
     target: str = "cpu"

@@ -5,14 +5,9 @@ libraries behind it do not promise to survive everything, and docs/threat-model.
 """
 
 import json
-import multiprocessing
-import resource
 import shutil
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -21,6 +16,7 @@ import pytest
 
 from edgekit_runtime import Bundle
 from edgekit_runtime.errors import EdgekitRuntimeError
+from tests.fuzzing.children import RAW, child_process
 from tests.fuzzing.mutations import break_bytes, broken_json_bytes
 from tests.fuzzing.test_parsers import sealed
 from tests.runtime.bundle_edits import replace_file
@@ -34,8 +30,6 @@ NATIVE: Final = (
     "targets/cpu/chat_template.jinja",
 )
 LONGEST_S: Final = 10.0
-RAW: Final = "not a clean error:\n"
-MOST_BYTES: Final = 8 * 2**30  # of address space
 
 
 def everything(folder: Path) -> set[Path]:
@@ -61,66 +55,10 @@ def test_a_broken_manifest_opens_or_is_refused(tiny_bundle: Path, tmp_path: Path
     assert n_refused > 200
 
 
-def use(bundle: Path) -> str:
-    """Do what an app does; the error that it gets, or nothing, or what was no clean error."""
-    try:
-        with Bundle.open(bundle, cache_dir=None) as opened, opened.engine(threads=1) as engine:
-            engine.generate(messages=[{"role": "user", "content": "Hi"}], max_new_tokens=2)
-    except EdgekitRuntimeError as err:
-        return str(err)
-    except Exception:
-        return RAW + traceback.format_exc()
-    return ""
-
-
-def child(requests: Connection) -> None:
-    """Use bundles until told to end."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-    while bundle := requests.recv():
-        requests.send(use(bundle))
-
-
-class Child:
-    """A process that uses bundles; a new one where the last one died."""
-
-    def __init__(self) -> None:
-        self.n_deaths = self.n_hangs = 0
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.requests, theirs = context.Pipe()
-        self.process = context.Process(target=child, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def use(self, bundle: Path) -> str | None:
-        """What `use` says there; None where the process died or hung."""
-        self.requests.send(bundle)
-        try:
-            if self.requests.poll(LONGEST_S):
-                return str(self.requests.recv())
-            self.n_hangs += 1
-        except (EOFError, ConnectionError):
-            self.n_deaths += 1
-        self.end()
-        self._start()
-        return None
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.requests.close()
-
-
-@contextmanager
-def process() -> Iterator[Child]:
-    one = Child()
-    try:
-        yield one
-    finally:
-        one.end()
+def use(bundle: Path) -> None:
+    """Do what an app does."""
+    with Bundle.open(bundle, cache_dir=None) as opened, opened.engine(threads=1) as engine:
+        engine.generate(messages=[{"role": "user", "content": "Hi"}], max_new_tokens=2)
 
 
 def broken(data: bytes, path: str, random: Random) -> bytes:
@@ -133,10 +71,10 @@ def survive(bundle: Path, path: str, n_inputs: int) -> dict[str, Any]:
     """Break one native file again and again; what became of it."""
     original = (bundle / path).read_bytes()
     before, found = everything(bundle.parent), {"answered": 0, "refused": 0, "died": 0, "hung": 0}
-    with process() as runner:
+    with child_process(use, LONGEST_S) as runner:
         for seed in range(n_inputs):
             replace_file(bundle, path, broken(original, path, Random(seed)))
-            said = runner.use(bundle)
+            said = runner.do(bundle)
             if said is None:
                 continue
             assert not said.startswith(RAW), f"seed {seed}: {said}"
