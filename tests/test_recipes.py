@@ -1,5 +1,6 @@
 """Recipes: what people type, and what they are told when it is wrong."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,38 @@ def test_the_fields_of_a_template_come_once_and_in_order() -> None:
 def test_a_missing_field_is_named_with_what_is_there() -> None:
     with pytest.raises(RecipeError, match=r"no value for \{txt\}\nGiven: label, text\."):
         fill_template("{txt}", {"text": "", "label": ""})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: " + "[" * 50_000, "it is nested too deeply"),
+        ("? [a, b]\n: 1\n", "a key is a list or a mapping"),
+        ("name: " + "9" * 5000, "digits"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+                for old, new in pairwise("abcdefghi")
+            ),
+            "its aliases stand for more than 100000 values",
+        ),
+    ],
+)
+def test_yaml_that_would_hang_or_break_the_reader_is_refused(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=told):
+        load_recipe(path, BundleRecipe)
+
+
+def test_an_alias_may_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.yaml"
+    path.write_text(
+        "name: b\nbase: x\noutput: out\nadapters:\n  a: &a {path: x, prompt: '{text}'}\n  b: *a\n",
+        encoding="utf-8",
+    )
+    adapters = load_recipe(path, BundleRecipe).adapters
+    assert adapters["a"] == adapters["b"]
