@@ -34,6 +34,8 @@ from edgekit.errors import BaseModelError, BuildError
 from edgekit.targets import TargetProfile
 from edgekit_runtime.digests import sha256_of_file
 
+# Where Olive puts the model in its output folder.
+_OLIVE = "model"
 _WAYS_OUT = (
     "Name the folder that onnxruntime-genai loads: one decoder with int4 weights (MatMulNBits), "
     "its data files and tokenizer beside it. Or build from the model's own weights with --base."
@@ -44,7 +46,7 @@ def resolve_prebuilt(directory: Path) -> Base:
     """Check somebody's ONNX model and describe it as a base.
 
     Args:
-        directory: What onnxruntime-genai loads.
+        directory: What onnxruntime-genai loads, or the folder that Olive wrote it in.
 
     Raises:
         BaseModelError: With every problem.
@@ -52,6 +54,9 @@ def resolve_prebuilt(directory: Path) -> Base:
     if not directory.is_dir():
         raise BaseModelError(f"there is no folder '{directory}'", hint=_WAYS_OUT)
     directory = directory.resolve()
+    name = directory.name
+    if not (directory / CONFIG_FILE).is_file() and (directory / _OLIVE / CONFIG_FILE).is_file():
+        directory /= _OLIVE
     problems: list[str] = []
     config = read_object(directory / CONFIG_FILE, problems)
     if not (directory / "tokenizer.json").is_file():
@@ -60,14 +65,17 @@ def resolve_prebuilt(directory: Path) -> Base:
         problems += config_problems(config)
     model = None if problems else load_decoder(directory / decoder_of(config)["filename"], problems)
     if model is not None:
-        problems += data_problems(model, directory) or graph_problems(model)
+        try:
+            problems += data_problems(model, directory) or graph_problems(model)
+        except Exception as err:  # names that are no text, nodes without their inputs, and so on
+            problems.append(f"the graph is malformed: {str(err) or type(err).__name__:.200}")
     if problems or config is None or model is None:
         raise BaseModelError(
             f"the ONNX model in '{directory}' cannot be used", problems=problems, hint=_WAYS_OUT
         )
     return Base(
-        name=directory.name,
-        source=f"{ONNX_SOURCE}{directory.name}",
+        name=name,
+        source=f"{ONNX_SOURCE}{name}",
         path=directory,
         fingerprint=_fingerprint(directory),
         architecture=str(config["model"]["type"]),

@@ -48,6 +48,9 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{CONFIG_FILE}: no search"
 
 
+_LONGEST_PATH = 1024
+
+
 def load_decoder(path: Path, problems: list[str]) -> ir.Model | None:
     """The graph, or None and a problem."""
     try:
@@ -76,7 +79,9 @@ def data_problems(model: ir.Model, directory: Path) -> list[str]:
     problems = []
     for location, size in sorted(external_files(model).items()):
         path = directory / location
-        if not path.resolve().is_relative_to(directory):
+        if not location.isprintable() or len(location) > _LONGEST_PATH:
+            problems.append(f"external data {location[:80]!r}: this is no path")
+        elif not path.resolve().is_relative_to(directory):
             problems.append(f"external data '{location}' lies outside of the folder")
         elif not path.is_file():
             problems.append(f"external data '{location}' is missing")
@@ -91,6 +96,11 @@ def graph_problems(model: ir.Model) -> Iterator[str]:
     inputs = {str(value.name): value for value in model.graph.inputs}
     if "input_ids" not in inputs:
         yield f"the graph takes {', '.join(list(inputs)[:3])} and no input_ids"
+    if sockets := [name for name in inputs if "lora" in name.lower()]:
+        yield (
+            f"the graph has {len(sockets)} inputs for adapters already ({sockets[0]}): have it "
+            "built without an adapter, edgekit puts its own sockets in"
+        )
     caches = {value.dtype for name, value in inputs.items() if name.startswith("past_key_values.")}
     if not caches or not caches <= set(DTYPES):
         kinds = ", ".join(sorted(str(kind) for kind in caches)) or "none"

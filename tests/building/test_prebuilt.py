@@ -269,6 +269,26 @@ def test_a_bound_on_the_cost_of_quantization_cannot_be_kept(
         build_on(foreign, tmp_path / "b", max_nll_increase=0.5)
 
 
+def test_olives_folder_is_taken_for_the_model_in_it(foreign: Foreign, tmp_path: Path) -> None:
+    shutil.copytree(foreign.folder, tmp_path / "phi-int4" / "model")
+    base = resolve_prebuilt(tmp_path / "phi-int4")
+    direct = resolve_prebuilt(foreign.folder)
+    assert (base.name, base.source) == ("phi-int4", "onnx:phi-int4")
+    assert (base.fingerprint, base.path.name) == (direct.fingerprint, "model")
+
+
+def test_a_graph_with_sockets_gets_no_others(built_tiny_bundle: Path, tmp_path: Path) -> None:
+    """Ours, with logits of every position; Olive's have inputs for adapters too."""
+    folder = tmp_path / "model"
+    target = built_tiny_bundle / "targets" / "cpu"
+    shutil.copytree(target, folder)
+    shutil.copy(built_tiny_bundle / "weights" / "cpu.data", folder)
+    shutil.copy(target / "score.onnx", folder / "model.onnx")
+    with pytest.raises(BaseModelError, match="inputs for adapters already") as caught:
+        resolve_prebuilt(folder)
+    assert len(caught.value.problems) == 1
+
+
 def test_targets_of_fixed_shapes_are_refused(foreign: Foreign, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"target 'qnn' takes graphs of fixed shapes \(static_"):
         build_on(foreign, tmp_path / "b", targets=("cpu", "qnn"))

@@ -17,11 +17,11 @@ import yaml
 from edgekit.adapters.peft_dir import read_peft_adapter
 from edgekit.bases import resolve_base
 from edgekit.building.prebuilt import resolve_prebuilt
-from edgekit.bundling.export import export
 from edgekit.recipes import BundleRecipe, TrainRecipe, load_recipe
 from edgekit.targets import load_target, targets_dir
 from edgekit.training.tables import read_table
 from edgekit.tuning.loading import load_search
+from tests.building.test_prebuilt import export
 from tests.fuzzing.children import RAW, child_process
 from tests.fuzzing.mutations import break_bytes, break_json, broken_json_bytes
 from tests.fuzzing.test_parsers import FEW, MANY, Break, Read, survive
@@ -80,7 +80,7 @@ def in_file(read: Callable[[Path], object], path: Path) -> Read:
     return reading
 
 
-def parsers(name: str, bundle: Path, base: Path, adapter: Path, folder: Path) -> tuple[Read, Break]:
+def parsers(name: str, base: Path, adapter: Path, folder: Path) -> tuple[Read, Break]:
     """A reader of foreign bytes in the builder, and what breaks its input."""
     if name in {"adapter_config", "edgekit_record", "safetensors"}:
         copy = Path(shutil.copytree(adapter, folder / "adapter"))
@@ -96,9 +96,7 @@ def parsers(name: str, bundle: Path, base: Path, adapter: Path, folder: Path) ->
             return read, partial(broken_json_bytes, json.loads(whole))
         return read, partial(break_bytes, whole)
     if name in {"genai_config", "onnx_graph"}:
-        export(bundle, folder / "model")
-        # Logits of every position, which a model that somebody else built has.
-        shutil.copy(bundle / "targets" / "cpu" / "score.onnx", folder / "model" / "model.onnx")
+        export(base, folder / "model", "cpu", {})
         file = "genai_config.json" if name == "genai_config" else "model.onnx"
         whole = (folder / "model" / file).read_bytes()
         read = in_file(lambda path: resolve_prebuilt(path.parent), folder / "model" / file)
@@ -133,9 +131,9 @@ def parsers(name: str, bundle: Path, base: Path, adapter: Path, folder: Path) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_input_is_read_or_refused(
-    name: str, built_tiny_bundle: Path, tiny_base: Path, alpha_adapter: Path, tmp_path: Path
+    name: str, tiny_base: Path, alpha_adapter: Path, tmp_path: Path
 ) -> None:
-    read, broken = parsers(name, built_tiny_bundle, tiny_base, alpha_adapter, tmp_path)
+    read, broken = parsers(name, tiny_base, alpha_adapter, tmp_path)
     n_read, n_refused = survive(read, broken, FEW // 3, LONGEST_S)
     assert n_read > 0
     assert n_refused > 0
@@ -145,9 +143,9 @@ def test_broken_input_is_read_or_refused(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NAMES)
 def test_thousands_of_broken_inputs(
-    name: str, built_tiny_bundle: Path, tiny_base: Path, alpha_adapter: Path, tmp_path: Path
+    name: str, tiny_base: Path, alpha_adapter: Path, tmp_path: Path
 ) -> None:
-    read, broken = parsers(name, built_tiny_bundle, tiny_base, alpha_adapter, tmp_path)
+    read, broken = parsers(name, tiny_base, alpha_adapter, tmp_path)
     assert sum(survive(read, broken, MANY // 5, LONGEST_S)) == MANY // 5
 
 
