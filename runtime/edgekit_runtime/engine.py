@@ -25,6 +25,7 @@ from edgekit_runtime.classifying import (
 )
 from edgekit_runtime.decoder import Decoder
 from edgekit_runtime.errors import ContextLengthError, GenerationError
+from edgekit_runtime.extracting import ExtractOptions, extracted
 from edgekit_runtime.generation import Generation, GenerationStream, Outcome, Run
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.prompting import fit_answer, prompt_text
@@ -193,8 +194,7 @@ class Engine:
         chosen = adapter_text(adapter)
         card = None if chosen is None else self.bundle.adapter_card(chosen)
         names = check_labels(recorded_labels(card) if labels is None else labels)
-        if text is not None and card is not None and card.prompt_template is not None:
-            text = fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
+        text = _in_template(text, card)
         asked, encode = prompt_text(
             self._loaded, {"text": text, "prompt": prompt}, messages, inputs, card
         )
@@ -210,6 +210,54 @@ class Engine:
         with closing(self._loaded.decoder(adapter=chosen, capacity_tokens=longest)) as decoder:
             log_probs = label_log_probs(decoder, tokens, parts, ends)
         return classification_of(names, log_probs, chosen)
+
+    def extract(
+        self,
+        text: str | None = None,
+        schema: Mapping[str, Any] | str | None = None,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        adapter: AdapterChoice = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any:
+        """Answer with data: the value that a JSON schema describes.
+
+        Args:
+            text: What is to be read: fills the adapter's recorded prompt template; raw text where
+                it has none. Exactly one of text, prompt, messages, inputs is given.
+            schema: JSON schema, a dict or JSON text; the answer cannot but follow it.
+            prompt: Raw text, template filled.
+            messages: A conversation for the base's chat template.
+            inputs: Values for the fields of the adapter's recorded prompt template.
+            adapter: Name of an adapter, or several with weights, as `{"legal": 0.7, "tone": 0.3}`,
+                whose sum answers; None for the base.
+            **options: See `edgekit_runtime.extracting.ExtractOptions`.
+
+        Returns:
+            Dicts, lists, texts, numbers, booleans and None, as the schema has them.
+
+        Raises:
+            AdapterError: If the adapter is unknown or does not fit.
+            GenerationError: If the request cannot be run, or the answer was cut off.
+        """
+        if schema is None:
+            raise GenerationError(
+                "expected a schema", hint="Give a JSON schema, as a dict or text."
+            )
+        chosen = adapter_text(adapter)
+        card = None if chosen is None else self.bundle.adapter_card(chosen)
+        asked = {"text": _in_template(text, card), "prompt": prompt}
+        raw, _ = prompt_text(self._loaded, asked, messages, inputs, card)
+        answer = self.generate(
+            None if messages is not None else raw,
+            messages=messages,
+            adapter=adapter,
+            schema=schema,
+            **options,
+        )
+        return extracted(answer)
 
     def score(
         self, prompt: str, completions: Sequence[str], *, adapter: AdapterChoice = None
@@ -422,3 +470,10 @@ class Engine:
 
     def _scoring_decoder(self, adapter: str | None, n_tokens: int) -> Decoder:
         return self._loaded.decoder(adapter=adapter, capacity_tokens=n_tokens, kind="score")
+
+
+def _in_template(text: str | None, card: AdapterCard | None) -> str | None:
+    """A text as the adapter was asked when it was trained, where it records how."""
+    if text is None or card is None or card.prompt_template is None:
+        return text
+    return fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
