@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from edgekit_runtime.generation import Generation, GenerationStream, Timings, Usage
+    from edgekit_runtime.routing import Route, Router
     from edgekit_runtime.scoring import Score
     from edgekit_runtime.session import Session, SessionStats
 
@@ -49,6 +50,8 @@ _HOMES = {
     "GenerationError": "errors",
     "GenerationStream": "generation",
     "GraphError": "errors",
+    "Route": "routing",
+    "Router": "routing",
     "Score": "scoring",
     "ServeError": "errors",
     "Session": "session",
@@ -72,6 +75,8 @@ __all__ = [
     "GenerationError",
     "GenerationStream",
     "GraphError",
+    "Route",
+    "Router",
     "Score",
     "ServeError",
     "Session",

@@ -37,6 +37,7 @@ from edgekit_runtime.templates import fill_with_text
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.routing import Router
     from edgekit_runtime.session import OnFull, Session
 
 
@@ -258,6 +259,31 @@ class Engine:
             **options,
         )
         return extracted(answer)
+
+    def router(
+        self,
+        examples: Mapping[str, Sequence[str]] | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> "Router":
+        """Make what picks the adapter that a request is for; it runs every example once.
+
+        Args:
+            examples: Adapter name to texts such as people write; by default those that adapters
+                record from their validation data, without the template around them.
+            threshold: Least similarity, -1 to 1; by default what keeps the examples apart from
+                requests of no special kind.
+
+        Raises:
+            GenerationError: If an adapter is unknown, or has fewer than two examples.
+        """
+        from edgekit_runtime.routing import Router, recorded_examples
+
+        if examples is None:
+            names = (status.name for status in self.adapters())
+            recorded = {name: recorded_examples(self.bundle.adapter_card(name)) for name in names}
+            examples = {name: texts for name, texts in recorded.items() if texts}
+        return Router(self, examples, threshold)
 
     def score(
         self, prompt: str, completions: Sequence[str], *, adapter: AdapterChoice = None
