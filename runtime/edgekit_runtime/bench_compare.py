@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal
 
+from edgekit_runtime.bench_report import BenchPlan
 from edgekit_runtime.errors import EdgekitRuntimeError
+from edgekit_runtime.machine import describe_machine
 from edgekit_runtime.strict_json import loads
 
 Report = Mapping[str, Any]
@@ -132,10 +134,18 @@ def over_rounds(reports: Sequence[Report]) -> dict[str, Any]:
     found["rounds"] = len(reports)
     found["by_round"] = {
         figure.name: [_value(report, figure.name) for report in reports]
-        for figure in FIGURES
+        for figure in _figures(reports[0])
         if _value(reports[0], figure.name) is not None
     }
     return found
+
+
+def _figures(report: Report) -> tuple[Figure, ...]:
+    """What a report is compared by: with prompts of the other lengths that were asked for."""
+    lengths = (one["prompt_tokens"] for one in report["prefill"])
+    return *FIGURES, *(
+        Figure(name=f"prefill.{n_tokens}.tokens_per_s", is_better_high=True) for n_tokens in lengths
+    )
 
 
 def _median(values: Sequence[Any]) -> Any:
@@ -183,10 +193,14 @@ def _problems(report: Any) -> list[str]:
     rounds = report.get("by_round", {})
     if not isinstance(rounds, dict):
         return [*problems, f"by_round: expected an object, got {type(rounds).__name__}"]
-    for figure in FIGURES:
-        values = rounds.get(figure.name, [])
+    for name, values in rounds.items():
         if not isinstance(values, list) or not all(_is_positive(value) for value in values):
-            problems.append(f"by_round.{figure.name}: expected a list of numbers over 0")
+            problems.append(f"by_round.{name}: expected a list of numbers over 0")
+    prefill = report.get("prefill")
+    if not isinstance(prefill, list) or not all(
+        isinstance(one, dict) and _is_positive(one.get("prompt_tokens")) for one in prefill
+    ):
+        problems.append("prefill: expected a list of objects with prompt_tokens")
     return problems
 
 
@@ -207,8 +221,46 @@ def _has(report: Report, name: str) -> bool:
 def _value(report: Report, name: str) -> Any:
     found: Any = report
     for key in name.split("."):
-        found = None if found is None else found[key]
+        if isinstance(found, list):  # prefill, by the length of its prompts
+            found = next((one for one in found if str(one["prompt_tokens"]) == key), None)
+        else:
+            found = None if found is None else found[key]
     return found
+
+
+def check_conditions(then: Report, plan: BenchPlan) -> None:
+    """Refuse a comparison that is not one before anything is measured for it.
+
+    What only the measuring tells, as a target that is chosen there, :func:`compare` checks.
+
+    Raises:
+        EdgekitRuntimeError: With everything that differs.
+    """
+    machine = describe_machine()
+    asked = {
+        "adapter": plan.adapter,
+        "prompt_tokens": plan.prompt_tokens,
+        "new_tokens": plan.new_tokens,
+        "machine.cpu": machine.cpu,
+        "machine.cores": machine.cores,
+    }
+    asked |= {"target": plan.target} if plan.target is not None else {}
+    asked |= {"threads": plan.threads} if plan.threads is not None else {}
+    _refuse_different({name: (_value(then, name), value) for name, value in asked.items()})
+
+
+def _refuse_different(values: Mapping[str, tuple[Any, Any]]) -> None:
+    different = [
+        f"{name}: {before!r} then, {after!r} now"
+        for name, (before, after) in values.items()
+        if before != after
+    ]
+    if different:
+        raise EdgekitRuntimeError(
+            "the two benchmarks cannot be compared",
+            problems=different,
+            hint="Measure both on one machine, with the same options.",
+        )
 
 
 def compare(then: Report, now: Report, *, tolerance: float, is_paired: bool) -> Comparison:
@@ -221,21 +273,11 @@ def compare(then: Report, now: Report, *, tolerance: float, is_paired: bool) -> 
     Raises:
         EdgekitRuntimeError: If they were not measured alike; every difference is named.
     """
-    different = [
-        f"{name}: {_value(then, name)!r} then, {_value(now, name)!r} now"
-        for name in _CONDITIONS
-        if _value(then, name) != _value(now, name)
-    ]
-    if different:
-        raise EdgekitRuntimeError(
-            "the two benchmarks cannot be compared",
-            problems=different,
-            hint="Measure both on one machine, with the same options.",
-        )
+    _refuse_different({name: (_value(then, name), _value(now, name)) for name in _CONDITIONS})
     rounds_then, rounds_now = then["by_round"], now["by_round"]
     figures = tuple(
         _compared(figure, rounds_then[figure.name], rounds_now[figure.name], tolerance, is_paired)
-        for figure in FIGURES
+        for figure in _figures(now)
         if rounds_then.get(figure.name) and rounds_now.get(figure.name)
     )
     found = {compared.verdict for compared in figures}

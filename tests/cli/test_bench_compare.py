@@ -34,9 +34,11 @@ def rounds(report: dict[str, Any], **figures: list[float]) -> dict[str, Any]:
 
 def test_every_round_is_kept_and_the_figure_is_their_median(report: dict[str, Any]) -> None:
     assert report["rounds"] == 2
-    assert set(report["by_round"]) == {figure.name for figure in FIGURES}
+    prefill = {f"prefill.{n_tokens}.tokens_per_s" for n_tokens in (8, 40)}
+    assert set(report["by_round"]) == {figure.name for figure in FIGURES} | prefill
+    by_length = {str(one["prompt_tokens"]): one for one in report["prefill"]}
     for name, values in report["by_round"].items():
-        found: Any = report
+        found: Any = report | {"prefill": by_length}
         for key in name.split("."):
             found = found[key]
         assert len(values) == 2
@@ -106,6 +108,32 @@ def test_a_figure_that_is_worse_exits_with_1(
         earlier.write_text(json.dumps(rounds(report, load_ms=[value])))
         assert main(["bench", str(tiny_bundle), *QUICK, "--compare", str(earlier)]) == code
         assert word in capsys.readouterr().out
+
+
+def test_prompts_of_other_lengths_are_compared_where_both_have_them(
+    report: dict[str, Any],
+) -> None:
+    slow, fast = [90.0] * 5, [180.0] * 5
+    then = rounds(report, prefill__8__tokens_per_s=slow, prefill__40__tokens_per_s=slow)
+    now = rounds(report, prefill__8__tokens_per_s=fast)
+    now["prefill"] = now["prefill"][:1]
+    (figure,) = compare(then, now, tolerance=0.05, is_paired=False).figures
+    assert (figure.figure, figure.verdict) == ("prefill.8.tokens_per_s", "better")
+
+
+def test_another_prompt_length_is_refused_before_anything_is_measured(
+    report: dict[str, Any],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgekit_runtime.bench.bench", lambda *_: pytest.fail("measured"))
+    (tmp_path / "then.json").write_text(json.dumps(report))
+    given = ["bench", str(tiny_bundle), "--compare", str(tmp_path / "then.json")]
+    assert main([*given, "--prompt-tokens", "17", "--threads", "64"]) == 1
+    told = capsys.readouterr().err
+    assert "prompt_tokens: 16 then, 17 now" in told and "threads: " in told
 
 
 def test_other_conditions_are_refused_all_at_once(report: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def bench_command(
     from rich.progress import Progress
 
     from edgekit_runtime.bench import bench_in_turn
-    from edgekit_runtime.bench_compare import compare, read_report
+    from edgekit_runtime.bench_compare import check_conditions, compare, read_report
     from edgekit_runtime.bench_report import BenchPlan
 
     if against is not None and earlier is not None:
@@ -99,6 +99,8 @@ def bench_command(
         warmup=warmup,
         threads=threads,
     )
+    if then is not None:
+        check_conditions(then, plan)
     plans = [plan] if against is None else [plan, replace(plan, bundle=str(against))]
     stderr = console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
