@@ -131,6 +131,10 @@ def over_rounds(reports: Sequence[Report]) -> dict[str, Any]:
         "min": min(spread["min"] for spread in spreads),
         "max": max(spread["max"] for spread in spreads),
     }
+    found["latencies_ms"] = {
+        key: [value for report in reports for value in report["latencies_ms"][key]]
+        for key in reports[0]["latencies_ms"]
+    }
     found["rounds"] = len(reports)
     found["by_round"] = {
         figure.name: [_value(report, figure.name) for report in reports]

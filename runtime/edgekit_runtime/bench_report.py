@@ -95,6 +95,8 @@ class BenchReport:
         swap_ms: None where the bundle holds no adapter; so are ``swap_first_token_ms`` and
             ``adapter_ratio``.
         ratio_adapter: The adapter that ``adapter_ratio`` is about.
+        latencies_ms: Every time behind the percentiles: ``ttft``, ``itl``, and where adapters
+            were swapped ``swap_resident`` and ``swap_cold``; those of all rounds.
         rounds: Processes that were measured; every figure is a median over them.
         by_round: The figures of each, by their path.
     """
@@ -124,6 +126,7 @@ class BenchReport:
     ratio_adapter: str | None
     machine: Machine
     versions: Mapping[str, str | None]
+    latencies_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     rounds: int = 1
     by_round: Mapping[str, Sequence[float]] = field(default_factory=dict)
 

@@ -150,10 +150,16 @@ def measure(plan: BenchPlan, on_progress: Progress) -> BenchReport:
         rig.target.close()
     if swaps is None:
         return report
+    ready, first = swaps
     return replace(
         report,
-        swap_ms=swaps[0],
-        swap_first_token_ms=swaps[1],
+        swap_ms=_swaps(ready),
+        swap_first_token_ms=_swaps(first),
+        latencies_ms={
+            **report.latencies_ms,
+            "swap_resident": _rounded(ready.resident),
+            "swap_cold": _rounded(ready.cold),
+        },
         adapter_ratio=ratio,
         ratio_adapter=ratio_adapter,
     )
@@ -228,7 +234,24 @@ def _time_prefill(rig: _Rig, n_tokens: int, steps: _Steps) -> Prefill:
     )
 
 
-def _time_swaps(rig: _Rig, steps: _Steps) -> tuple[Swaps, Swaps] | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Swapped:
+    """Durations of swaps, in milliseconds."""
+
+    resident: Sequence[float]
+    cold: Sequence[float]
+
+
+def _swaps(times: _Swapped) -> Swaps:
+    return Swaps(resident=Percentiles.of(times.resident), cold=Percentiles.of(times.cold))
+
+
+def _rounded(durations_ms: Sequence[float]) -> list[float]:
+    """To the microsecond."""
+    return [round(duration, 3) for duration in durations_ms]
+
+
+def _time_swaps(rig: _Rig, steps: _Steps) -> tuple[_Swapped, _Swapped] | None:
     """Go round the adapters; with a single one, ask for it again and again."""
     if not rig.adapters:
         return None
@@ -245,10 +268,7 @@ def _time_swaps(rig: _Rig, steps: _Steps) -> tuple[Swaps, Swaps] | None:
         rig.target.pool().unload(name)
         cold.append(rig.swap(name, prompt))
     ready, first = (
-        Swaps(
-            resident=Percentiles.of([swap[i] for swap in resident]),
-            cold=Percentiles.of([swap[i] for swap in cold]),
-        )
+        _Swapped(resident=[swap[i] for swap in resident], cold=[swap[i] for swap in cold])
         for i in (0, 1)
     )
     return ready, first
@@ -275,6 +295,8 @@ def _report(
 ) -> BenchReport:
     manifest = rig.target.bundle.manifest
     speeds = [answer.decode_tokens_per_s for answer in answers]
+    ttft_ms = [answer.ttft_ms for answer in answers]
+    itl_ms = [step * 1e3 for answer in answers for step in answer.intervals]
     return BenchReport(
         bundle={"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
         target=rig.target.name,
@@ -285,12 +307,12 @@ def _report(
         warmup=plan.warmup,
         threads=rig.target.threads,
         load_ms=load_ms,
-        ttft_ms=Percentiles.of([answer.ttft_ms for answer in answers]),
+        ttft_ms=Percentiles.of(ttft_ms),
         prefill_tokens_per_s=median(plan.prompt_tokens / answer.prefill for answer in answers),
         prefill=(),
         decode_tokens_per_s=median(speeds),
         decode_spread=Spread(min=min(speeds), max=max(speeds)),
-        itl_ms=TailPercentiles.of([step * 1e3 for answer in answers for step in answer.intervals]),
+        itl_ms=TailPercentiles.of(itl_ms),
         rss_bytes=memory.peak,
         rss_private_bytes=memory.private,
         rss_mapped_bytes=memory.mapped,
@@ -301,4 +323,5 @@ def _report(
         ratio_adapter=None,
         machine=describe_machine(),
         versions={package: package_version(package) for package in _PACKAGES},
+        latencies_ms={"ttft": _rounded(ttft_ms), "itl": _rounded(itl_ms)},
     )

@@ -62,6 +62,10 @@ def bench_command(
             "--tolerance", metavar="SHARE", min=0, help="How far a figure may move unnoticed."
         ),
     ] = 0.05,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page with pictures there."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure speed, memory and adapter swaps of a bundle on this machine.
@@ -75,7 +79,7 @@ def bench_command(
         {command} my-bundle --adapter banking --repeats 10 --json
         {command} my-bundle --rounds 5 --json > before.json
         {command} my-bundle --rounds 5 --compare before.json
-        {command} my-bundle --rounds 5 --against other-bundle
+        {command} my-bundle --rounds 5 --against other-bundle --html bench.html
     """
     from dataclasses import replace
 
@@ -99,6 +103,8 @@ def bench_command(
         warmup=warmup,
         threads=threads,
     )
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise _unwritable(html, "it is no place for a file")
     if then is not None:
         check_conditions(then, plan)
     plans = [plan] if against is None else [plan, replace(plan, bundle=str(against))]
@@ -116,14 +122,33 @@ def bench_command(
     found = None
     if then is not None:
         found = compare(then, report, tolerance=tolerance, is_paired=bool(others)).to_dict()
+    whole = report if found is None else report | {"then": then, "comparison": found}
+    if html is not None:
+        _write_page(html, whole)
     if as_json:
-        write_json(report if found is None else report | {"then": then, "comparison": found})
+        write_json(whole)
     else:
         _show(report)
         if found is not None:
             _show_comparison(found, "the other bundle" if others else "then")
     if found is not None and found["verdict"] == "worse":
         raise typer.Exit(1)
+
+
+def _write_page(path: Path, report: Mapping[str, Any]) -> None:
+    from edgekit_runtime.bench_page import bench_page
+    from edgekit_runtime.disk import replace_file
+
+    try:
+        replace_file(path, bench_page(report).encode())
+    except OSError as err:
+        raise _unwritable(path, err.strerror) from err
+
+
+def _unwritable(path: Path, reason: str | None) -> Exception:
+    from edgekit_runtime.errors import EdgekitRuntimeError
+
+    return EdgekitRuntimeError(f"'{path}' cannot be written: {reason}", hint="Give another --html.")
 
 
 def _show(report: Mapping[str, Any]) -> None:
