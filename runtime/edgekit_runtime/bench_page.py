@@ -8,6 +8,7 @@ from edgekit_runtime.bench_report import percentile
 
 _WIDTH, _HEIGHT, _FOOT = 640, 160, 28
 _BINS: Final = 48
+_FEWEST: Final = 10  # of fewer times the table says all
 # The slowest few of hundreds would squeeze all others into one bar.
 _SHOWN_PERCENT: Final = 99.0
 _STYLE: Final = """
@@ -49,7 +50,8 @@ def bench_page(report: Mapping[str, Any]) -> str:
         _table(("figure", "median", "p95", "p99", "unit"), _figures(report), "Figures"),
     ]
     for key, heading in _PICTURES.items():
-        if values := report["latencies_ms"].get(key):
+        values = report["latencies_ms"].get(key, ())
+        if len(values) >= _FEWEST:
             parts += [f"<h2>{heading}</h2>", histogram(values, heading)]
     if comparison := report.get("comparison"):
         parts.append(_compared(comparison))
@@ -62,7 +64,7 @@ def _conditions(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{report['prompt_tokens']} prompt and {report['new_tokens']} new tokens, "
         f"{report['repeats']} answers after {report['warmup']}, {report['threads']} threads, "
-        f"{report['rounds']} processes"
+        f"processes: {report['rounds']}"
     )
     yield f"{machine['cpu']}, {machine['cores']} cores ({flags}), {machine['os']} {machine['arch']}"
     yield ", ".join(f"{name} {version}" for name, version in report["versions"].items())
@@ -91,7 +93,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         ("rss_mapped_bytes", "mapped files"),
     ):
         if report[key] is not None:
-            yield name, f"{report[key] / 2**20:.0f}", "", "", "MiB"
+            yield name, f"{report[key] / 1e6:.0f}", "", "", "MB"
     if report["joules_per_token"] is not None:
         yield "energy", f"{report['joules_per_token']:.3f}", "", "", "J a token"
 
