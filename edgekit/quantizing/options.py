@@ -39,7 +39,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = MIXED
-    rows: int = Field(default=72, ge=1)
+    rows: int = Field(default=100, ge=1)
     row_tokens: int = Field(default=256, ge=16)
     steps: int = Field(default=60, ge=1)
     seed: int = 0
