@@ -167,6 +167,8 @@ def _as_objectives(value: Any) -> Any:
     if value is None:
         return None
     several = value if isinstance(value, list | tuple) else [value]
+    if not several:
+        raise ValueError("expected 1 or more of them, got none")
     return tuple({"metric": one} if isinstance(one, str) else one for one in several)
 
 
@@ -209,7 +211,7 @@ class SearchFile(_Typed):
     )
     search_strategy: Strategy = Strategy()
     objective: Annotated[
-        Annotated[tuple[Objective, ...], Field(min_length=1)] | None,
+        tuple[Objective, ...] | None,
         BeforeValidator(_as_objectives),
     ] = None
     evaluate_on: Literal["torch", "bundle"] = "torch"
