@@ -108,10 +108,13 @@ def _copy(values: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     # The loader derives from SafeLoader: nothing but plain data comes out of it.
     try:
-        node = yaml.compose(text, Loader=_RecipeLoader)
-        if node is not None and _n_written_out(node, {}) > _MAX_NODES:
+        loader = _RecipeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _n_written_out(node, {}) > _MAX_NODES:
             raise yaml.YAMLError(f"its aliases stand for more than {_MAX_NODES} values")
-        return yaml.load(text, Loader=_RecipeLoader)
+        return loader.construct_document(node)
     except RecursionError as err:
         raise yaml.YAMLError("it is nested too deeply") from err
     except ValueError as err:  # of a number or a date
@@ -123,9 +126,11 @@ def _n_written_out(node: yaml.Node, known: dict[int, int]) -> int:
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = 1  # a list that holds itself
+        known[id(node)] = 0  # being counted
         inner = [part for item in node.value for part in (item if type(item) is tuple else (item,))]
-        known[id(node)] += sum(_n_written_out(part, known) for part in inner)
+        known[id(node)] = 1 + sum(_n_written_out(part, known) for part in inner)
+    elif not known[id(node)]:
+        raise yaml.YAMLError("a value holds itself")
     return known[id(node)]
 
 

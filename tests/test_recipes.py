@@ -314,6 +314,8 @@ def test_a_missing_field_is_named_with_what_is_there() -> None:
         ("name: " + "[" * 50_000, "it is nested too deeply"),
         ("? [a, b]\n: 1\n", "a key is a list or a mapping"),
         ("name: " + "9" * 5000, "digits"),
+        ("name: &a {b: *a}", "a value holds itself"),
+        ("name: &a [*a]", "a value holds itself"),
         (
             "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
             + "".join(
