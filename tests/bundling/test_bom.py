@@ -12,9 +12,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from edgekit.bundling.bom import bill_of_materials
+from edgekit.bundling.rebuild import rebuild_recipe
 from edgekit.cli import main
 from edgekit_runtime import Bundle, BundleError
-from edgekit_runtime.manifest import canonical_json
+from tests.runtime.bundle_edits import replace_file, seal
 
 
 @pytest.fixture(scope="module")
@@ -98,47 +99,37 @@ def test_the_same_bundle_gives_the_same_bytes(
 def test_a_base_is_named_as_others_know_it(
     source: str, expected: dict[str, str], built_tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    bundle = with_changes(built_tiny_bundle, tmp_path / "b", source=source, license="gemma")
+    bundle = Path(shutil.copytree(built_tiny_bundle, tmp_path / "b"))
+    seal(bundle, lambda manifest: manifest["base"].update(source=source, license="gemma"))
     base = by_reference(bill_of_materials(bundle))["base"]
     assert {key: base[key] for key in ("purl", "version") if key in base} == expected
     assert base["licenses"] == [{"license": {"name": "gemma"}}]
     assert {"name": "edgekit:source", "value": source} in base["properties"]
 
 
-def with_changes(bundle: Path, copy: Path, **base: str) -> Path:
-    """A copy whose manifest says other things of the base."""
-    shutil.copytree(bundle, copy)
-    manifest = json.loads((copy / "manifest.json").read_bytes())
-    manifest["base"] |= base
-    _write(copy, manifest)
-    return copy
-
-
-def _write(bundle: Path, manifest: dict[str, Any]) -> None:
-    manifest.pop("digest", None)
-    digest = "sha256:" + sha256(canonical_json(manifest)).hexdigest()
-    (bundle / "manifest.json").write_bytes(canonical_json(manifest | {"digest": digest}))
-
-
 def test_a_card_that_tells_nonsense_is_refused_with_every_problem(
     built_tiny_bundle: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(built_tiny_bundle, tmp_path / "b"))
-    card = copy / "adapters" / "alpha" / "adapter.json"
+    card = "adapters/alpha/adapter.json"
     right = {"name": "rows.csv", "source": "file", "use": "test"}
-    data_sets = [right | {"name": 1}, right | {"digest": "md5:0"}]
-    content = json.dumps(json.loads(card.read_bytes()) | {"data_sets": data_sets}).encode()
-    card.write_bytes(content)
-    manifest = json.loads((copy / "manifest.json").read_bytes())
-    for file in manifest["files"]:
-        if file["path"] == "adapters/alpha/adapter.json":
-            file["digest"] = "sha256:" + sha256(content).hexdigest()
-            file["size_bytes"] = len(content)
-    _write(copy, manifest)
+    wrong = {
+        "data_sets": [right | {"name": 1}, right | {"digest": "md5:0"}],
+        "source_digest": {"cpu": None},
+        "trained_on": [],
+    }
+    replace_file(copy, card, json.dumps(json.loads((copy / card).read_bytes()) | wrong).encode())
+    with pytest.raises(BundleError, match="malformed"):
+        rebuild_recipe(copy)
     with pytest.raises(BundleError, match="malformed") as caught:
         bill_of_materials(copy)
     places = [problem.partition(":")[0].rpartition("/")[2] for problem in caught.value.problems]
-    assert places == ["adapter.json.data_sets[0].name", "adapter.json.data_sets[1].digest"]
+    assert places == [
+        "adapter.json.data_sets[0].name",
+        "adapter.json.data_sets[1].digest",
+        "adapter.json.source_digest",
+        "adapter.json.trained_on",
+    ]
 
 
 def test_the_command_prints_it_or_writes_it(

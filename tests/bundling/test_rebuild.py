@@ -14,6 +14,7 @@ from edgekit.bundling.rebuild import rebuild_recipe
 from edgekit.cli import main
 from edgekit.recipes import BundleRecipe, load_recipe
 from edgekit_runtime import Bundle
+from tests.runtime.bundle_edits import replace_file, seal
 from tests.static.profiles import write_profile
 
 
@@ -91,6 +92,43 @@ def test_everything_that_a_recipe_may_say_is_told(unusual: tuple[str, dict[str, 
     assert "edgekit build bundle.yaml --no-parity" in comments
     assert "# Target static: a profile of your own" in comments
     BundleRecipe.model_validate(recipe)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"[]",
+        b"{",
+        b'{"cpu": []}',
+        b'{"cpu": {"bounds": 3}}',
+        b'{"cpu": {"bounds": {"max_nll_increase": true}}}',
+    ],
+)
+def test_a_report_that_makes_no_sense_says_nothing(
+    report: bytes, built_tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(built_tiny_bundle, tmp_path / "b"))
+    replace_file(copy, "reports/parity.json", report)
+    assert "parity" not in yaml.safe_load(rebuild_recipe(copy))
+
+
+def test_a_target_named_like_a_file_reads_none(
+    built_tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is a bundle's, which anybody may have written; a path would be this machine's."""
+    copy = Path(shutil.copytree(built_tiny_bundle, tmp_path / "b"))
+
+    def rename(manifest: dict[str, Any]) -> None:
+        for targets in (
+            manifest["targets"],
+            *(one["files"] for one in manifest["adapters"].values()),
+        ):
+            targets["mine.yaml"] = targets.pop("cpu")
+
+    seal(copy, rename)
+    (tmp_path / "mine.yaml").write_text("name: mine.yaml\nextends: cpu\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "# Target mine.yaml: a profile of your own" in rebuild_recipe(copy)
 
 
 def test_json_and_a_recipe_do_not_go_together(
