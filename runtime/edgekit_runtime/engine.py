@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -124,14 +124,7 @@ class Engine:
         **options: Unpack[GenerateOptions],
     ) -> GenerationStream:
         """Like `generate`, piece by piece; the request is checked here, the work starts there."""
-        started = time.perf_counter()
-        name = adapter_text(adapter)
-        card = None if name is None else self.bundle.adapter_card(name)
-        checked = resolve_options(card.defaults if card else {}, options)
-        tokens = self._prompt_tokens(prompt, messages, inputs, card)
-        checked = fit_answer(checked, n_prompt=len(tokens), context_length=self.context_length)
-        outcome = Outcome()
-        return GenerationStream(self._pieces(tokens, name, checked, started, outcome), outcome)
+        return self._start({"prompt": prompt}, messages, inputs, adapter, options)
 
     def session(
         self,
@@ -195,10 +188,8 @@ class Engine:
         chosen = adapter_text(adapter)
         card = None if chosen is None else self.bundle.adapter_card(chosen)
         names = check_labels(recorded_labels(card) if labels is None else labels)
-        text = _in_template(text, card)
-        asked, encode = prompt_text(
-            self._loaded, {"text": text, "prompt": prompt}, messages, inputs, card
-        )
+        raw = {"text": text, "prompt": prompt}
+        asked, encode = self._asked_text(raw, messages, inputs, card)
         template = card.recipe.get("completion") if card and messages is None else None
         alone = self._loaded.tokenizer().encode_chat
         tokens = encode(asked)
@@ -247,18 +238,9 @@ class Engine:
             raise GenerationError(
                 "expected a schema", hint="Give a JSON schema, as a dict or text."
             )
-        chosen = adapter_text(adapter)
-        card = None if chosen is None else self.bundle.adapter_card(chosen)
-        asked = {"text": _in_template(text, card), "prompt": prompt}
-        raw, _ = prompt_text(self._loaded, asked, messages, inputs, card)
-        answer = self.generate(
-            None if messages is not None else raw,
-            messages=messages,
-            adapter=adapter,
-            schema=schema,
-            **options,
-        )
-        return extracted(answer)
+        asked = {"text": text, "prompt": prompt}
+        told = {**options, "schema": schema}
+        return extracted(self._start(asked, messages, inputs, adapter, told).finish())
 
     def router(
         self,
@@ -434,15 +416,38 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _prompt_tokens(
+    def _start(
         self,
-        prompt: str | None,
+        asked: Mapping[str, str | None],
+        messages: Sequence[Message] | None,
+        inputs: Mapping[str, str] | None,
+        adapter: AdapterChoice,
+        options: Mapping[str, Any],
+    ) -> GenerationStream:
+        """Check a request; see `generate` and `_asked_text` for what it is made of."""
+        started = time.perf_counter()
+        name = adapter_text(adapter)
+        card = None if name is None else self.bundle.adapter_card(name)
+        checked = resolve_options(card.defaults if card else {}, options)
+        text, encode = self._asked_text(asked, messages, inputs, card)
+        tokens = encode(text)
+        checked = fit_answer(checked, n_prompt=len(tokens), context_length=self.context_length)
+        outcome = Outcome()
+        return GenerationStream(self._pieces(tokens, name, checked, started, outcome), outcome)
+
+    def _asked_text(
+        self,
+        asked: Mapping[str, str | None],
         messages: Sequence[Message] | None,
         inputs: Mapping[str, str] | None,
         card: AdapterCard | None,
-    ) -> list[int]:
-        text, encode = prompt_text(self._loaded, {"prompt": prompt}, messages, inputs, card)
-        return encode(text)
+    ) -> tuple[str, Callable[[str], list[int]]]:
+        """What is asked, and what makes tokens of it; ``text`` goes into the adapter's template."""
+        text = asked.get("text")
+        if text is not None and card is not None and card.prompt_template is not None:
+            where = f"the prompt of {card.name!r}"
+            asked = {**asked, "text": fill_with_text(card.prompt_template, text, where=where)}
+        return prompt_text(self._loaded, asked, messages, inputs, card)
 
     def _pieces(
         self,
@@ -496,10 +501,3 @@ class Engine:
 
     def _scoring_decoder(self, adapter: str | None, n_tokens: int) -> Decoder:
         return self._loaded.decoder(adapter=adapter, capacity_tokens=n_tokens, kind="score")
-
-
-def _in_template(text: str | None, card: AdapterCard | None) -> str | None:
-    """A text as the adapter was asked when it was trained, where it records how."""
-    if text is None or card is None or card.prompt_template is None:
-        return text
-    return fill_with_text(card.prompt_template, text, where=f"the prompt of {card.name!r}")
