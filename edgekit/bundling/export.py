@@ -93,12 +93,13 @@ def export(
                 for file in sorted(staging.rglob("*"))
                 if file.is_file()
             }
-        left_out = set(bundle.manifest.targets) - set(targets) if format == "ortpackage" else ()
+        is_whole = format == "ortpackage" and target is None
+        left_out = [name for name in bundle.manifest.targets if is_whole and name not in targets]
     return ExportReport(
         output=output,
         format=format,
         targets=tuple(targets),
-        left_out=tuple(sorted(left_out)) if target is None else (),
+        left_out=tuple(left_out),
         adapters=tuple(chosen),
         files=sizes,
     )

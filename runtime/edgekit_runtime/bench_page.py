@@ -22,6 +22,9 @@ svg { max-width: 100%; height: auto } svg text { font-size: 12px; fill: currentC
 rect { fill: #47a } line { stroke: currentColor } line.median { stroke: #c60; stroke-width: 2 }
 .dim { opacity: .7 }
 """
+_COMPARED: Final = ("then", "now", "ratio", "low", "high")
+_NUMBERS: Final = {"median", "p95", "p99", *_COMPARED}
+_VERDICTS: Final = {"better", "worse"}  # those with a colour
 _PICTURES: Final = {
     "itl": "Between two tokens",
     "ttft": "Until the first token",
@@ -104,10 +107,9 @@ def _percentiles(told: Mapping[str, float]) -> tuple[str, str, str]:
 
 
 def _table(heads: Sequence[str], rows: Iterator[tuple[str, ...]], caption: str) -> str:
-    numbers = {"median", "p95", "p99"}
-
     def cell(tag: str, head: str, text: str) -> str:
-        return f"<{tag}{' class=n' if head in numbers else ''}>{escape(text)}</{tag}>"
+        kind = "n" if head in _NUMBERS else text if text in _VERDICTS else ""
+        return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>"
 
     lines = [f"<tr>{''.join(cell('th', head, head) for head in heads)}</tr>"]
     for row in rows:
@@ -117,19 +119,11 @@ def _table(heads: Sequence[str], rows: Iterator[tuple[str, ...]], caption: str) 
 
 
 def _compared(comparison: Mapping[str, Any]) -> str:
-    lines = ["<tr><th>figure</th>" + "".join(f"<th class=n>{h}</th>" for h in _COMPARED)]
-    lines[0] += "<th>verdict</th></tr>"
-    for row in comparison["figures"]:
-        numbers = "".join(f"<td class=n>{row[key]:.4g}</td>" for key in _COMPARED)
-        verdict = escape(row["verdict"])
-        lines.append(
-            f"<tr><td>{escape(row['figure'])}</td>{numbers}<td class={verdict.split()[0]}>"
-            f"{verdict}</td></tr>"
-        )
-    return "<h2>Compared</h2>\n<table>\n" + "\n".join(lines) + "\n</table>"
-
-
-_COMPARED: Final = ("then", "now", "ratio", "low", "high")
+    rows = (
+        (row["figure"], *(f"{row[key]:.4g}" for key in _COMPARED), row["verdict"])
+        for row in comparison["figures"]
+    )
+    return _table(("figure", *_COMPARED, "verdict"), rows, "Compared")
 
 
 def histogram(values: Sequence[float], what: str) -> str:

@@ -51,10 +51,6 @@ def read(package: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the library by its Linux name")
-@pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31),
-    reason="ONNX Runtime reads these packages from 1.31 on",
-)
 def test_onnx_runtime_opens_the_package(package: Path, tmp_path: Path) -> None:
     done = read(package)
     assert done.returncode == 0, done.stderr
