@@ -259,13 +259,9 @@ class Engine:
         Raises:
             GenerationError: If an adapter is unknown, or has fewer than two examples.
         """
-        from edgekit_runtime.routing import Router, recorded_examples
+        from edgekit_runtime.routing import Router
 
-        if examples is None:
-            names = (status.name for status in self.adapters())
-            recorded = {name: recorded_examples(self.bundle.adapter_card(name)) for name in names}
-            examples = {name: texts for name, texts in recorded.items() if texts}
-        return Router(self, examples, threshold)
+        return Router(self._loaded, examples, threshold)
 
     def score(
         self, prompt: str, completions: Sequence[str], *, adapter: AdapterChoice = None
@@ -378,12 +374,7 @@ class Engine:
 
     def adapters(self) -> list[AdapterStatus]:
         """Every adapter of the bundle that was built for this target."""
-        names = self.bundle.manifest.adapters
-        return [
-            self._loaded.adapter_status(name)
-            for name in sorted(names)
-            if self.target in names[name].files
-        ]
+        return [self._loaded.adapter_status(name) for name in self._loaded.adapter_names()]
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of a text."""

@@ -123,6 +123,11 @@ class LoadedTarget:
             self._decoders.add(decoder)
             return decoder
 
+    def adapter_names(self) -> list[str]:
+        """Every adapter of the bundle that was built for this target."""
+        adapters = self.bundle.manifest.adapters
+        return [name for name in sorted(adapters) if self.name in adapters[name].files]
+
     def card(self, name: str) -> AdapterCard:
         """What an adapter is, the bundle's own or a guest.
 

@@ -317,7 +317,7 @@ class Manifest:
             BundleError: If the bytes are no JSON, fail the digest, or the content is malformed.
         """
         try:
-            value = loads(data)
+            value = loads(data, unique_names=True)
         except ValueError as err:
             raise BundleError(
                 f"{MANIFEST_NAME} is no JSON: {err}", hint="Build or fetch the bundle again."

@@ -8,6 +8,7 @@ common: below the threshold that keeps these apart from the examples, a request 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from edgekit_runtime.errors import GenerationError, nearest
 from edgekit_runtime.templates import template_pieces
 
 if TYPE_CHECKING:
-    from edgekit_runtime.engine import Engine
+    from edgekit_runtime.loaded import LoadedTarget
 
 _FORM: Final = 'This sentence: "{text}" means in one word: "'
 # What a request is about, it says early; and the context may be short.
@@ -59,12 +60,16 @@ class Router:
 
     def __init__(
         self,
-        engine: "Engine",
-        examples: Mapping[str, Sequence[str]],
+        loaded: "LoadedTarget",
+        examples: Mapping[str, Sequence[str]] | None = None,
         threshold: float | None = None,
     ) -> None:
-        _check(examples, [status.name for status in engine.adapters()])
-        self._engine = engine
+        known = loaded.adapter_names()
+        if examples is None:
+            recorded = {name: recorded_examples(loaded.card(name)) for name in known}
+            examples = {name: texts for name, texts in recorded.items() if texts}
+        _check(examples, known)
+        self._loaded = loaded
         self.adapters = tuple(examples)
         groups = [
             np.stack([self._logits(text) for text in texts])
@@ -101,7 +106,10 @@ class Router:
     def _logits(self, text: str) -> NDArray[np.float32]:
         """What the base would say next, centred over the vocabulary: (vocabulary,)."""
         asked = _FORM.format(text=text.strip()[:_MAX_CHARS].strip())
-        logits = self._engine.next_logits(self._engine.tokenize(asked))
+        tokens = self._loaded.tokenizer().encode(asked)
+        with closing(self._loaded.decoder(adapter=None, capacity_tokens=len(tokens))) as decoder:
+            decoder.append(tokens)
+            logits = decoder.logits()
         centred: NDArray[np.float32] = logits - logits.mean()
         return centred
 

@@ -87,6 +87,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a byte of manifest.json": lambda bundle: (bundle / "manifest.json").write_text(
         (bundle / "manifest.json").read_text().replace('"tiny"', '"tidy"')
     ),
+    "a value of manifest.json given twice, so that parsers may differ": lambda bundle: (
+        bundle / "manifest.json"
+    ).write_text('{"version":"9.9.9",' + (bundle / "manifest.json").read_text()[1:]),
     "the schema's major version": lambda bundle: seal(
         bundle, lambda manifest: manifest.update(schema_version="2.0")
     ),

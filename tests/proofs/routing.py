@@ -14,7 +14,7 @@ from random import Random
 from statistics import mean, stdev
 from unittest.mock import patch
 
-from edgekit_runtime import Bundle, Engine
+from edgekit_runtime import Bundle, Engine, Router
 
 INTENTS = ("BookRestaurant", "GetWeather", "PlayMusic", "RateBook")
 CHAT = Path(__file__).with_name("chat_requests.txt")
@@ -60,17 +60,17 @@ def main() -> None:
     given = parser.parse_args()
     skills = read_skills(given.data, given.texts, Random(0))
     with Bundle.open(given.bundle).engine() as engine:
-        known: dict[tuple[int, ...], object] = {}
-        original = engine.next_logits
+        known: dict[str, object] = {}
+        original = Router._logits
 
-        def next_logits(tokens: Sequence[int], **options: object) -> object:
+        def logits(router: Router, text: str) -> object:
             """Every text once, whatever the number of draws."""
-            if (key := tuple(tokens)) not in known:
-                known[key] = original(tokens)
-            return known[key]
+            if text not in known:
+                known[text] = original(router, text)
+            return known[text]
 
         started = time.perf_counter()
-        with patch.object(engine, "next_logits", next_logits):
+        with patch.object(Router, "_logits", logits):
             print("| examples of each | skills right | chat left to the base |")
             print("|---|---|---|")
             for n_examples in (4, 8, 16, 32):

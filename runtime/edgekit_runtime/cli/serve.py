@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.serving.server import Server
 
 _ACCESS = "Who may ask"
+_ROUTING = "Routing"
 _LIMITS = "Limits"
 _NEEDED = ("starlette", "uvicorn")
 
@@ -89,6 +90,35 @@ def serve_command(
             metavar="DIR",
             help="Let clients load adapters from this directory.",
             rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    route: Annotated[
+        bool,
+        typer.Option(
+            "--route",
+            help="Serve one more model, BUNDLE:auto, that picks the adapter for what the user "
+            "says, by the examples that adapters record.",
+            rich_help_panel=_ROUTING,
+        ),
+    ] = False,
+    route_examples: Annotated[
+        Path | None,
+        typer.Option(
+            "--route-examples",
+            metavar="FILE",
+            help='The same by your own examples, JSON: {"ADAPTER": ["text", ...]}.',
+            rich_help_panel=_ROUTING,
+        ),
+    ] = None,
+    route_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--route-threshold",
+            metavar="X",
+            min=-1.0,
+            max=1.0,
+            help="The same, with this least similarity; what is less alike goes to the base.",
+            rich_help_panel=_ROUTING,
         ),
     ] = None,
     target: TargetOption = None,
@@ -207,6 +237,7 @@ def serve_command(
     Examples:
         {command} my-bundle
         {command} my-bundle --port 0 --json
+        {command} my-bundle --route
         EDGEKIT_API_KEY=... {command} my-bundle --host 0.0.0.0 --ssl-keyfile key.pem \
 --ssl-certfile cert.pem
     """
@@ -217,8 +248,11 @@ def serve_command(
             hint="Install them: pip install 'edgekit-runtime[serve]'",
         )
     from edgekit_runtime.serving.server import run
-    from edgekit_runtime.serving.settings import ServeSettings
+    from edgekit_runtime.serving.settings import RouteSettings, ServeSettings, read_examples
 
+    is_routing = route or route_examples is not None or route_threshold is not None
+    examples = None if route_examples is None else read_examples(route_examples)
+    picks = RouteSettings(examples=examples, threshold=route_threshold) if is_routing else None
     settings = ServeSettings(
         bundle=bundle,
         target=target,
@@ -231,6 +265,7 @@ def serve_command(
         ssl_certfile=ssl_certfile,
         is_insecure=insecure,
         adapters_from=adapters_from,
+        route=picks,
         parallel=parallel,
         max_waiting=queue,
         max_kept=keep,

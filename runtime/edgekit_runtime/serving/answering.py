@@ -4,8 +4,8 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from edgekit_runtime.card import AdapterCard
 from edgekit_runtime.chat import messages_json
@@ -21,6 +21,9 @@ from edgekit_runtime.serving.kept import KeptCaches
 from edgekit_runtime.serving.watching import Watch
 from edgekit_runtime.stopping import TextStream
 from edgekit_runtime.templates import fill_with_text
+
+if TYPE_CHECKING:
+    from edgekit_runtime.routing import Router
 
 Event = dict[str, Any]
 
@@ -44,21 +47,32 @@ class _Plan:
     needs_score: bool
 
 
-def answer(loaded: LoadedTarget, kept: KeptCaches, job: Job) -> Generator[Event | None, None, None]:
+def answer(
+    loaded: LoadedTarget, kept: KeptCaches, job: Job, router: "Router | None" = None
+) -> Generator[Event | None, None, None]:
     """Answer a job: yield events for the server, or None after a step that brings none.
 
-    The first event says that the job is sound, the last how it ended. Closing the generator
-    cancels the answer.
+    The first event says that the job is sound and which adapter answers, the last how it ended.
+    Closing the generator cancels the answer.
+
+    Args:
+        loaded: What answers.
+        kept: Caches for prompts that begin alike.
+        job: What to answer.
+        router: What picks the adapter of a job that leaves it open.
 
     Raises:
         EdgekitRuntimeError: If the job cannot be run.
     """
     started = time.perf_counter()
+    if router is not None and job.is_routed:
+        job = replace(job, adapter=_pick(router, job))
     plan = _plan(loaded, job)
     tokenizer, options = loaded.tokenizer(), plan.options
     watch = None if job.log_probs is None else Watch(tokenizer, job.log_probs)
     with _decoder(kept, job, plan) as (decoder, n_cached):
-        yield {"event": "started", "prompt_tokens": len(plan.tokens)}
+        prompt_tokens = len(plan.tokens)
+        yield {"event": "started", "adapter": job.adapter, "prompt_tokens": prompt_tokens}
         if job.echo:
             if watch is not None:
                 for _ in watch.prompt(decoder, plan.tokens):
@@ -84,6 +98,17 @@ def answer(loaded: LoadedTarget, kept: KeptCaches, job: Job) -> Generator[Event 
             for text in steps:
                 yield _piece(text, watch) if text else None
         yield _done(outcome, watch, is_echoed=job.echo and watch is not None)
+
+
+def _pick(router: "Router", job: Job) -> str | None:
+    """The adapter for what the user said last; the base where that is no text."""
+    said = _said(job)
+    return router.route(said[-1]).adapter if said and said[-1].strip() else None
+
+
+def _said(job: Job) -> list[str]:
+    """What the user said in a conversation."""
+    return [message["content"] for message in job.messages or () if message["role"] == "user"]
 
 
 def _piece(text: str, watch: Watch | None) -> Event:
@@ -198,7 +223,7 @@ def _chat_text(
             f"adapter {card.name!r} fills a template of its own, which has no tools",
             hint="Leave tools out, or ask the base.",
         )
-    said = [message["content"] for message in messages if message["role"] == "user"]
+    said = _said(job)
     if not said:
         raise GenerationError(
             f"adapter {card.name!r} answers what the user says",

@@ -55,6 +55,10 @@ class Reply:
         self._include_usage = asked.include_usage
         self._wants_log_probs = asked.jobs[0].log_probs is not None
 
+    def name_model(self, model: str) -> None:
+        """Say which model answers, where the request left it open."""
+        self._head["model"] = model
+
     def whole(self, choices: Sequence[Choice], usage: dict[str, Any]) -> dict[str, Any]:
         """The answer at once."""
         kind = "chat.completion" if self._is_chat else "text_completion"

@@ -69,9 +69,8 @@ async def _answer(service: Service, request: Request, kind: Any) -> ASGIApp:
     model = ""
     try:
         body = check_fields(await _body(service, request), kind)
-        adapter = service.models.adapter_of(body["model"])
-        model = service.models.full_name(adapter)
-        asked = _read(service, kind, body, model, adapter)
+        model = service.models.describe(body["model"])["id"]
+        asked = _read(service, kind, body, model)
     except ApiError as err:
         service.metrics.count_request(kind, model, err.status)
         raise
@@ -80,12 +79,17 @@ async def _answer(service: Service, request: Request, kind: Any) -> ASGIApp:
     return AnswerResponse(service, asked, user=user, arrived=arrived)
 
 
-def _read(
-    service: Service, kind: Any, body: dict[str, Any], model: str, adapter: str | None
-) -> Asked:
-    if kind == "completion":
-        return read_completion(body, model=model, adapter=adapter)
-    return read_chat(body, model=model, adapter=adapter, form=service.models.tool_format)
+def _read(service: Service, kind: Any, body: dict[str, Any], model: str) -> Asked:
+    models = service.models
+    adapter, is_auto = models.adapter_of(model), models.is_auto(model)
+    if kind == "chat":
+        form = models.tool_format
+        return read_chat(body, model=model, adapter=adapter, form=form, is_routed=is_auto)
+    if is_auto:
+        problem = f"model: {model!r} goes by what a user says, and a prompt may hold anything"
+        hint = "Ask for a chat completion, or name the adapter."
+        raise bad_request("no adapter can be picked for a completion", [problem], hint=hint)
+    return read_completion(body, model=model, adapter=adapter)
 
 
 async def _models(service: Service, request: Request) -> Response:

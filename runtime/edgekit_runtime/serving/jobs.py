@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 Reuse = Literal["exact", "fast"]
+# What stands for an adapter's name where the worker is to pick one.
+AUTO: Final = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,6 +15,7 @@ class Job:
 
     Attributes:
         adapter: Name of the adapter, None for the base.
+        is_routed: Whether the worker picks the adapter, by what the user said last.
         messages: A conversation for the chat template, or for the adapter's own template.
         text: A raw prompt.
         tokens: A prompt as token ids.
@@ -26,6 +29,7 @@ class Job:
     """
 
     adapter: str | None
+    is_routed: bool = False
     messages: list[dict[str, Any]] | None = None
     text: str | None = None
     tokens: list[int] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit_runtime.errors import nearest
 from edgekit_runtime.serving.errors import ApiError, bad_request
+from edgekit_runtime.serving.jobs import AUTO
 from edgekit_runtime.serving.tools import ToolFormat
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -15,6 +16,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 class Models:
     """Names to adapters. The base has the bundle's name, an adapter ``bundle:adapter``.
+
+    Where requests can be routed, ``bundle:auto`` is one more model.
 
     Args:
         info: What the worker says of the bundle.
@@ -31,22 +34,31 @@ class Models:
         self._created = int(time.time())
         self._adapters: dict[str, bool] = dict(info["adapters"])
         self._guests: dict[str, bool] = {}
+        self._routed: list[str] | None = info["routed"]
 
     def names(self) -> list[str]:
-        """Every model's full name, the base first."""
-        return [self.bundle, *(self.full_name(name) for name in self._all())]
+        """Every model's full name, the base first, the one that picks an adapter last."""
+        auto = [] if self._routed is None else [AUTO]
+        return [self.bundle, *(self.full_name(name) for name in (*self._all(), *auto))]
 
     def full_name(self, adapter: str | None) -> str:
         """What a model is called."""
         return self.bundle if adapter is None else f"{self.bundle}:{adapter}"
 
+    def is_auto(self, model: str) -> bool:
+        """Whether a model's name leaves open which adapter answers."""
+        return self._routed is not None and model in (AUTO, self.full_name(AUTO))
+
     def adapter_of(self, model: str) -> str | None:
         """The adapter that a model's name means; an adapter's own name will do too.
+
+        Returns:
+            None for the base, and where the adapter is left open.
 
         Raises:
             ApiError: If there is no such model.
         """
-        if model == self.bundle:
+        if model == self.bundle or self.is_auto(model):
             return None
         adapter = model.removeprefix(f"{self.bundle}:")
         if adapter in self._all():
@@ -56,17 +68,18 @@ class Models:
 
     def describe(self, model: str) -> dict[str, Any]:
         """A model as ``/v1/models`` shows it."""
-        adapter = self.adapter_of(model)
+        routes = {"routes_to": self._routed} if self.is_auto(model) else {}
+        name = AUTO if routes else self.adapter_of(model)
         return {
-            "id": self.full_name(adapter),
+            "id": self.full_name(name),
             "object": "model",
             "created": self._created,
             "owned_by": "edgekit",
-            "root": self._base if adapter is None else adapter,
-            "parent": None if adapter is None else self.bundle,
+            "root": name or self._base,
+            "parent": None if name is None else self.bundle,
             "max_model_len": self.context_length,
-            "single_turn": adapter is not None and self._all()[adapter],
-        }
+            "single_turn": name is not None and self._all().get(name, False),
+        } | routes
 
     def check_new(self, name: str) -> None:
         """Refuse a name for an adapter that a client brings.
@@ -77,7 +90,7 @@ class Models:
         if not _NAME.fullmatch(name):
             problem = "lora_name: expected letters, digits, '.', '_' or '-', at most 64"
             raise bad_request("this is no name for an adapter", [problem])
-        if name == self.bundle or name in self._all():
+        if name == self.bundle or name in self._all() or self.is_auto(name):
             raise bad_request("the adapter's name is taken", [f"lora_name: {name!r} is served"])
 
     def check_guest(self, name: str) -> None:

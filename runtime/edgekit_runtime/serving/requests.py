@@ -53,7 +53,12 @@ class Asked:
 
 
 def read_chat(
-    body: Mapping[str, Any], *, model: str, adapter: str | None, form: ToolFormat | None
+    body: Mapping[str, Any],
+    *,
+    model: str,
+    adapter: str | None,
+    form: ToolFormat | None,
+    is_routed: bool = False,
 ) -> Asked:
     """Read the body of ``/v1/chat/completions``.
 
@@ -62,6 +67,7 @@ def read_chat(
         model: Full name of the model.
         adapter: Its adapter.
         form: How the base's model writes tool calls; None where it cannot.
+        is_routed: Whether the adapter is to be picked.
 
     Raises:
         ApiError: If the fields contradict each other.
@@ -79,6 +85,7 @@ def read_chat(
         raise bad_request("top_logprobs asks for logprobs", ["logprobs: expected true"])
     job = Job(
         adapter=adapter,
+        is_routed=is_routed,
         messages=[_message(message) for message in body["messages"]],
         tools=tools,
         options=options,

@@ -146,6 +146,8 @@ class AnswerResponse:
                 async for event in told:
                     found = [TokenLogProb.from_list(one) for one in event.get("log_probs", ())]
                     if event["event"] == "started":
+                        models = self._service.models
+                        self._reply.name_model(models.full_name(event["adapter"]))
                         yield _Part(choice=choice, text="", log_probs=[], is_open=True)
                     elif event["event"] == "piece":
                         self._note_text()

@@ -2,15 +2,30 @@
 
 import ipaddress
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit_runtime.bundle import DEFAULT_ADAPTER_BUDGET_BYTES
 from edgekit_runtime.errors import ServeError
 from edgekit_runtime.serving.jobs import Reuse
+from edgekit_runtime.strict_json import loads
 
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteSettings:
+    """How the model ``auto`` picks an adapter; see `edgekit_runtime.Engine.router`.
+
+    Attributes:
+        examples: Adapter name to texts; None for those that the adapters record.
+        threshold: Least similarity, -1 to 1; None for what keeps the examples apart from others.
+    """
+
+    examples: Mapping[str, Sequence[str]] | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +45,7 @@ class ServeSettings:
         ssl_certfile: Certificate for TLS.
         is_insecure: Whether to listen beyond this machine without key and TLS.
         adapters_from: Directory whose adapters clients may load; None: they may load none.
+        route: How to pick adapters; None: every request names its own.
         parallel: Answers at the same time.
         max_waiting: Requests that may wait; the next one is refused with 429.
         max_kept: Conversations whose caches are kept.
@@ -54,6 +70,7 @@ class ServeSettings:
     ssl_certfile: Path | None = None
     is_insecure: bool = False
     adapters_from: Path | None = None
+    route: RouteSettings | None = None
     parallel: int = 4
     max_waiting: int = 64
     max_kept: int = 4
@@ -104,6 +121,7 @@ class ServeSettings:
             "adapter_budget_bytes": self.adapter_budget_bytes,
             "max_kept": self.max_kept,
             "reuse": self.reuse,
+            "route": None if self.route is None else asdict(self.route),
         }
 
     def _tls_problems(self) -> list[str]:
@@ -128,6 +146,22 @@ class ServeSettings:
         if not self.has_tls:
             problems.append(f"{where}: expected TLS (--ssl-keyfile and --ssl-certfile)")
         return problems
+
+
+def read_examples(path: Path) -> dict[str, Any]:
+    """Read examples of what adapters are asked: a JSON object, adapter name to list of texts.
+
+    Raises:
+        ServeError: If the file is no such thing.
+    """
+    try:
+        found = loads(path.read_bytes(), unique_names=True)
+    except (OSError, ValueError, RecursionError) as err:
+        raise ServeError(f"cannot read the examples of {path}", problems=[str(err)]) from err
+    if not isinstance(found, dict):
+        problem = f"expected an object, adapter name to list of texts, got {type(found).__name__}"
+        raise ServeError(f"{path} holds no examples", problems=[problem])
+    return found
 
 
 def _no_password() -> str:

@@ -14,19 +14,22 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekit_runtime.bundle import Bundle
-from edgekit_runtime.errors import EdgekitRuntimeError
+from edgekit_runtime.errors import EdgekitRuntimeError, ServeError
 from edgekit_runtime.guests import read_guest
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.serving.answering import Event, answer
 from edgekit_runtime.serving.errors import worker_error
-from edgekit_runtime.serving.jobs import Job
+from edgekit_runtime.serving.jobs import AUTO, Job
 from edgekit_runtime.serving.kept import KeptCaches
 from edgekit_runtime.serving.tools import tool_format
 from edgekit_runtime.strict_json import loads
 from edgekit_runtime.targets import choose_target
+
+if TYPE_CHECKING:
+    from edgekit_runtime.routing import Router
 
 Message = dict[str, Any]
 
@@ -38,14 +41,20 @@ class Worker:
         loaded: What to run.
         kept: Caches for prompts that begin alike.
         send: Takes an event for the server.
+        router: Picks the adapter of jobs that leave it open.
     """
 
     def __init__(
-        self, loaded: LoadedTarget, kept: KeptCaches, send: Callable[[Event], None]
+        self,
+        loaded: LoadedTarget,
+        kept: KeptCaches,
+        send: Callable[[Event], None],
+        router: "Router | None" = None,
     ) -> None:
         self._loaded = loaded
         self._kept = kept
         self._send = send
+        self._router = router
         self._running: dict[int, Generator[Event | None, None, None]] = {}
         self._sound: set[int] = set()
 
@@ -64,7 +73,7 @@ class Worker:
         id_, op = message["id"], message["op"]
         if op == "answer":
             job = Job.from_dict(message["job"])
-            self._running[id_] = answer(self._loaded, self._kept, job)
+            self._running[id_] = answer(self._loaded, self._kept, job, self._router)
         elif op == "cancel":
             self._cancel(id_)
         else:
@@ -148,10 +157,32 @@ def open_target(settings: Mapping[str, Any]) -> LoadedTarget:
     return loaded
 
 
-def describe(loaded: LoadedTarget) -> Event:
+def open_router(loaded: LoadedTarget, settings: Mapping[str, Any] | None) -> "Router | None":
+    """What picks adapters, where the server is set up to; it runs every example once.
+
+    Args:
+        loaded: What is served.
+        settings: The arguments ``examples`` and ``threshold`` of `Engine.router`, or None.
+
+    Raises:
+        EdgekitRuntimeError: If the examples do not do.
+    """
+    if settings is None:
+        return None
+    if AUTO in loaded.adapter_names():
+        raise ServeError(
+            f"an adapter is called {AUTO!r}, as the model that picks one would be",
+            hint="Serve without routing, or build the bundle with another name.",
+        )
+    from edgekit_runtime.routing import Router
+
+    return Router(loaded, settings["examples"], settings["threshold"])
+
+
+def describe(loaded: LoadedTarget, router: "Router | None" = None) -> Event:
     """What the server tells of the bundle."""
     manifest = loaded.bundle.manifest
-    adapters = [n for n, a in sorted(manifest.adapters.items()) if loaded.name in a.files]
+    adapters = loaded.adapter_names()
     template = _chat_template(loaded.bundle.path / manifest.tokenizer)
     return {
         "event": "ready",
@@ -163,6 +194,7 @@ def describe(loaded: LoadedTarget) -> Event:
         "target": loaded.name,
         "context_length": loaded.context_length,
         "adapters": {name: _is_single_turn(loaded, name) for name in adapters},
+        "routed": None if router is None else router.adapters,
         "tool_format": tool_format(template),
     }
 
@@ -201,14 +233,15 @@ def main() -> int:
     try:
         loaded = open_target(settings)
         kept = KeptCaches(loaded, max_kept=settings["max_kept"], reuse=settings["reuse"])
-        send(describe(loaded))
+        router = open_router(loaded, settings["route"])
+        send(describe(loaded, router))
     except EdgekitRuntimeError as err:
         send({"event": "failed", "id": 0, "error": worker_error(err, is_running=True)})
         return 1
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
     with suppress(BrokenPipeError):  # the server is gone
-        Worker(loaded, kept, send).run(inbox)
+        Worker(loaded, kept, send, router).run(inbox)
     kept.clear()
     loaded.close()
     return 0

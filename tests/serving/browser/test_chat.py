@@ -1,13 +1,16 @@
 """The page's conversation in a real browser, against the real server."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
+from tests.serving.browser.conftest import Open
 from tests.serving.browser.opened import CHAT, Opened
-from tests.serving.running import Running, eventually
+from tests.serving.running import Running, eventually, running
+from tests.serving.test_auto import EVERY, EXAMPLES
 
 HTML = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 
@@ -178,3 +181,16 @@ def test_an_adapter_that_is_loaded_meanwhile_can_be_chosen(opened: Opened, serve
         opened.page.locator("#adapter option[value='tiny:guest']").wait_for(state="attached")
     finally:
         server.service.models.remove("guest")
+
+
+def test_the_picked_adapter_is_named(open_page: Open, tiny_bundle: Path) -> None:
+    with running(tiny_bundle, route=EVERY) as server, open_page(server) as opened:
+        opened.wait_for_models()
+        opened.choose("tiny:auto")
+        note = opened.page.locator("#adapter-note")
+        assert "whose examples are most alike" in note.inner_text()
+        opened.page.get_by_label("Max tokens").fill("3")
+        opened.ask(EXAMPLES["beta"][0])
+        assert opened.asked[-1]["model"] == "tiny:auto"
+        title = opened.page.locator(".answer .who").last
+        assert title.inner_text() == "beta, picked for this message"

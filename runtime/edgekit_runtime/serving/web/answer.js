@@ -3,6 +3,7 @@
 import { announce, Sentences } from "./announce.js";
 import { streamChat } from "./api.js";
 import { button, copy, element, milliseconds } from "./dom.js";
+import { isAuto, nameOf } from "./models.js";
 
 const HOW_IT_ENDED = {
   length: "cut off at its longest length",
@@ -15,11 +16,12 @@ export class Answer {
   #meta = element("p", { className: "meta" });
   #actions = element("div", { className: "actions" });
   #name;
+  #title;
 
   constructor(name) {
     this.#name = name;
-    const title = element("h2", { className: "who" }, name);
-    this.element = element("article", { className: "answer" }, title, this.#text, this.#meta, this.#actions);
+    this.#title = element("h2", { className: "who" }, name);
+    this.element = element("article", { className: "answer" }, this.#title, this.#text, this.#meta, this.#actions);
   }
 
   /**
@@ -37,11 +39,15 @@ export class Answer {
     try {
       let next = await pieces.next();
       for (; !next.done; next = await pieces.next()) {
-        if (ttft === null) meter.first((ttft = performance.now() - started));
+        const { text: piece, model } = next.value;
+        if (ttft === null) {
+          meter.first((ttft = performance.now() - started));
+          if (isAuto(fields.model)) this.#picked(model);
+        }
         meter.piece();
-        this.#text.append(text ? next.value : next.value.trimStart());
-        text += next.value;
-        sentences.push(next.value);
+        this.#text.append(text ? piece : piece.trimStart());
+        text += piece;
+        sentences.push(piece);
         onPiece();
       }
       meter.end(next.value.timings);
@@ -61,6 +67,12 @@ export class Answer {
   /** Offer something below the answer. */
   offer(label, act) {
     this.#actions.append(button(label, act));
+  }
+
+  #picked(model) {
+    this.#name = nameOf(model);
+    this.#title.textContent = `${this.#name}, picked for this message`;
+    announce(`${this.#title.textContent}.`);
   }
 
   #failed(error) {

@@ -75,7 +75,7 @@ export async function readMetrics() {
 }
 
 /**
- * Ask for an answer; yield its pieces of text.
+ * Ask for an answer; yield {text, model} piece by piece, the model being who answers.
  *
  * Returns {finishReason, usage, timings} at the end. An abort of the signal raises AbortError.
  */
@@ -91,7 +91,7 @@ export async function* streamChat(fields, signal) {
     if (chunk.usage) Object.assign(end, { usage: chunk.usage, timings: chunk.timings });
     const [choice] = chunk.choices;
     if (choice?.finish_reason) end.finishReason = choice.finish_reason;
-    if (choice?.delta.content) yield choice.delta.content;
+    if (choice?.delta.content) yield { text: choice.delta.content, model: chunk.model };
   }
   throw new ServerError(BROKEN);
 }

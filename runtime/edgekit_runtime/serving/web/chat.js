@@ -2,13 +2,15 @@
 
 import { Answer } from "./answer.js";
 import { byId, element, isAtEnd } from "./dom.js";
-import { isSingleTurn, nameOf } from "./models.js";
+import { isAuto, isSingleTurn, nameOf } from "./models.js";
 import { readOptions, systemMessages } from "./settings.js";
 
 const SWAPPED =
   "It reads the whole conversation itself: nothing that another adapter computed is used.";
 const SINGLE_TURN =
   "It is a single-turn skill: your last message fills its own template. Earlier messages and the system prompt do not reach it.";
+const AUTO =
+  "For each message the adapter is picked whose examples are most alike; the base answers where none is.";
 const ANY_TIME =
   "Change it at any time. From the next message on, the chosen adapter reads the whole conversation itself.";
 
@@ -23,8 +25,7 @@ export class Chat {
 
   /** Say what the chosen adapter will read. */
   showNote() {
-    const isSkill = isSingleTurn(byId("adapter").value);
-    byId("adapter-note").textContent = isSkill ? SINGLE_TURN : ANY_TIME;
+    byId("adapter-note").textContent = readingNote(byId("adapter").value, ANY_TIME);
   }
 
   /** Forget everything. */
@@ -66,10 +67,15 @@ export class Chat {
   }
 
   #showSwap(model) {
-    const isSkill = isSingleTurn(model);
-    const words = `${nameOf(model)} answers from here. ${isSkill ? SINGLE_TURN : SWAPPED}`;
+    const words = `${nameOf(model)} answers from here. ${readingNote(model, SWAPPED)}`;
     add(element("li", { className: "swap" }, words));
   }
+}
+
+/** What a model reads of the conversation; `whole` where it reads all of it. */
+function readingNote(model, whole) {
+  if (isAuto(model)) return AUTO;
+  return isSingleTurn(model) ? SINGLE_TURN : whole;
 }
 
 function add(item) {

@@ -27,12 +27,18 @@ function fill(picker, found) {
 }
 
 function title(model) {
+  if (model.routes_to) return `${model.root} (picks for each message)`;
   return model.parent === null ? `${model.id} (no adapter)` : model.root;
 }
 
 /** What a person calls a model: the adapter's name, or the bundle's with a remark. */
 export function nameOf(id) {
   return served.has(id) ? title(served.get(id)) : id;
+}
+
+/** Whether the server picks the adapter for each message. */
+export function isAuto(id) {
+  return served.get(id)?.routes_to !== undefined;
 }
 
 /** Whether it reads only what the user said last. */
