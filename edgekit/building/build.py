@@ -53,6 +53,18 @@ class BuildReport:
         """Total size of the bundle's files."""
         return sum(file.size_bytes for file in self.manifest.files)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes by what they are for: weights, graphs, tokenizer, each adapter, the rest."""
+        kinds = {"weights": "weights", "targets": "graphs", "tokenizer": "tokenizer"}
+        found: dict[str, int] = {}
+        for file in self.manifest.files:
+            folder, _, rest = file.path.partition("/")
+            kind = kinds.get(folder, "the rest")
+            if folder == "adapters":
+                kind = f"adapter {rest.partition('/')[0]}"
+            found[kind] = found.get(kind, 0) + file.size_bytes
+        return found
+
     def read_bytes(self, target: str) -> int:
         """Size of what a device of this target reads: graphs, weights, adapters, tokenizer."""
         record = self.manifest.targets[target]

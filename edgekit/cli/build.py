@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli.quantize_sweep import print_costs
+from edgekit.cli.written_files import check_outputs, write_file
 from edgekit_runtime.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def build_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and write no bundle.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures there.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build one bundle: the base as int4 ONNX, every adapter, checked against PyTorch.
@@ -71,6 +75,7 @@ def build_command(
         edgekit build bundles/demo/bundle.yaml --quantization tier=fast --report-quantization
         edgekit build --base smollm2-135m --adapter banking=adapters/banking -o bundles/support
         edgekit build --base-onnx downloads/phi-int4 --adapter legal=adapters/legal -o bundles/legal
+        edgekit build bundles/demo/bundle.yaml --html build.html
         edgekit build bundles/demo/bundle.yaml --target cpu --target cuda --dry-run
     """
     from edgekit_runtime.cli.console import console, write_json
@@ -86,6 +91,11 @@ def build_command(
         )
     if text is not None and not report_quantization:
         raise typer.BadParameter("--text needs --report-quantization")
+    if html is not None and dry_run:
+        raise typer.BadParameter("--html shows what was built, and --dry-run builds nothing")
+    check_outputs(html)
+    if html is not None and html.resolve().is_relative_to(arguments["output"].resolve()):
+        raise typer.BadParameter("--html: a bundle holds no file that its manifest does not list")
     rows = None
     if report_quantization and not dry_run:
         from edgekit.bases import resolve_base
@@ -115,9 +125,16 @@ def build_command(
                 costs = _costs(report, arguments["base"], rows, show)
     if dry_run:
         write_json(plan.to_dict()) if as_json else show_plan(plan)
-    elif as_json:
-        figures = {name: figure.to_dict() for name, figure in costs.items()}
-        write_json(_to_json(report) | ({"quantization": figures} if report_quantization else {}))
+        return
+    told = _to_json(report)
+    if report_quantization:
+        told["quantization"] = {name: figure.to_dict() for name, figure in costs.items()}
+    if html is not None:
+        from edgekit.building.page import build_page
+
+        write_file(html, build_page(told))
+    if as_json:
+        write_json(told)
     else:
         print_report(report)
         if costs:
@@ -211,6 +228,7 @@ def _to_json(report: "BuildReport") -> dict[str, Any]:
         "version": report.manifest.version,
         "digest": report.manifest.digest,
         "size_bytes": report.size_bytes,
+        "sizes": report.sizes(),
         "targets": {
             name: {
                 "read_bytes": report.read_bytes(name),

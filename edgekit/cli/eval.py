@@ -142,11 +142,11 @@ def eval_command(
 
     from edgekit.cli.eval_harness import refuse_with_harness, run_harness
     from edgekit.cli.eval_output import (
-        check_outputs,
         print_report,
         write_outputs,
         write_rating_sheet,
     )
+    from edgekit.cli.written_files import check_outputs
     from edgekit_runtime.cli.console import console, write_json
 
     check_outputs(output, html, rating_sheet)

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from edgekit_runtime.cli.console import add_row, console, new_table, note, printable, warn
+from edgekit.cli.written_files import write_file
+from edgekit_runtime.cli.console import add_row, console, new_table, printable, warn
 
 if TYPE_CHECKING:
     from edgekit.evaluating.report import EvaluationReport, HarnessFigures
@@ -15,24 +14,15 @@ if TYPE_CHECKING:
 _N_CONFUSED = 5
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse, before any work, places where nothing can be written."""
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise typer.BadParameter(f"'{path}' is a directory; name a file")
-        if path is not None and not path.parent.is_dir():
-            raise typer.BadParameter(f"'{path}': there is no directory '{path.parent}'")
-
-
 def write_outputs(report: "EvaluationReport", output: Path | None, html: Path | None) -> None:
     """Write the files that were asked for."""
     if output is not None:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        _write(output, text)
+        write_file(output, text)
     if html is not None:
         from edgekit.evaluating.html_report import html_report
 
-        _write(html, html_report(report))
+        write_file(html, html_report(report))
 
 
 def write_rating_sheet(report: "EvaluationReport", compare: Path, sheet: Path) -> None:
@@ -44,15 +34,8 @@ def write_rating_sheet(report: "EvaluationReport", compare: Path, sheet: Path) -
     this = ", ".join(part for part in (report.subject, report.adapter, report.method) if part)
     pairs, key = make_sheet(report.rows, other.rows, this, other.name)
     write = html_sheet if sheet.suffix == ".html" else csv_sheet
-    _write(sheet, write(pairs, key.sheet))
-    _write(key_path(sheet), json.dumps(key.to_dict(), indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    from edgekit_runtime.disk import replace_file
-
-    replace_file(path, text.encode())
-    note(f"wrote {path}")
+    write_file(sheet, write(pairs, key.sheet))
+    write_file(key_path(sheet), json.dumps(key.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 def print_report(report: "EvaluationReport") -> None:

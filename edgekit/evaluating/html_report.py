@@ -6,6 +6,7 @@ from pathlib import Path
 from edgekit.evaluating.pictures import draw_confusion, draw_reliability, draw_scores
 from edgekit.evaluating.report import EvaluationReport
 from edgekit.evaluating.rows import AnsweredRow
+from edgekit.pages.rendering import render_page
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _N_WORST = 20
@@ -15,14 +16,11 @@ _NOT_SHARES = ("perplexity", "bits_per_byte")  # a harness task has them with wo
 
 def html_report(report: EvaluationReport) -> str:
     """Write an evaluation as a page."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     shares = {name: v for name, v in report.metrics.items() if not name.endswith(_NOT_SHARES)}
     compared = report.comparison.metrics if report.comparison else {}
     differences = {n: found for n, found in compared.items() if not n.endswith(_NOT_SHARES)}
-    return template.render(
+    return render_page(
+        _TEMPLATE,
         report=report,
         scores=draw_scores(shares, report.intervals, "score"),
         differences=draw_scores(

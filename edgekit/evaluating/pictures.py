@@ -1,19 +1,16 @@
 """Pictures of an evaluation, as SVG text that stands in a page by itself."""
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from edgekit.evaluating.class_metrics import OTHER, Confusion
 from edgekit.evaluating.rows import AnsweredRow
 from edgekit.evaluating.sampling import Interval
+from edgekit.pages.drawing import BLUE, RED, name_ticks, new_figure, svg_text
 
-_BLUE, _RED = "#33658a", "#c8553d"
 _MAX_LABELS = 40
 _MAX_COUNTED = 15
-_MAX_CHARS = 28
 
 
 def draw_scores(
@@ -23,16 +20,16 @@ def draw_scores(
     shown = {name: value for name, value in scores.items() if np.isfinite(value)}
     if not shown:
         return ""
-    figure, axes = _figure(7, 0.7 + 0.4 * len(shown))
+    figure, axes = new_figure(7, 0.7 + 0.4 * len(shown))
     for place, (name, value) in enumerate(shown.items()):
         low, high = intervals[name] or (value, value)
-        axes.plot([low, high], [place, place], color=_BLUE, linewidth=2)
-        axes.plot([value], [place], "o", color=_RED)
-    _name_ticks(axes.yaxis, list(shown))
+        axes.plot([low, high], [place, place], color=BLUE, linewidth=2)
+        axes.plot([value], [place], "o", color=RED)
+    name_ticks(axes.yaxis, list(shown))
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
     axes.grid(axis="x", alpha=0.25)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def draw_confusion(confusion: Confusion) -> str:
@@ -46,7 +43,7 @@ def draw_confusion(confusion: Confusion) -> str:
     shares = shown / np.maximum(counts[kept].sum(axis=1, keepdims=True), 1)
     names = [confusion.labels[index] for index in kept]
     size = 2.2 + 0.32 * len(names)
-    figure, axes = _figure(size + 0.8, size)
+    figure, axes = new_figure(size + 0.8, size)
     edges = np.arange(len(names) + 2) - 0.5  # drawn as shapes: a page may load no image
     axes.pcolormesh(edges, edges[:-1], shares, cmap="Blues", vmin=0, vmax=1)
     axes.invert_yaxis()
@@ -55,10 +52,10 @@ def draw_confusion(confusion: Confusion) -> str:
         for (row, column), count in np.ndenumerate(shown):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    _name_ticks(axes.yaxis, names)
-    _name_ticks(axes.xaxis, [*names, OTHER], rotation=90)
+    name_ticks(axes.yaxis, names)
+    name_ticks(axes.xaxis, [*names, OTHER], rotation=90)
     axes.set(xlabel="prediction", ylabel="reference")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def draw_reliability(rows: Sequence[AnsweredRow]) -> str:
@@ -67,49 +64,17 @@ def draw_reliability(rows: Sequence[AnsweredRow]) -> str:
     right = np.array([_is_right(row) for row in rows if row.probability is not None])
     if not len(stated):
         return ""
-    figure, axes = _figure(4.6, 4)
+    figure, axes = new_figure(4.6, 4)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
     tenths = np.minimum((stated * 10).astype(int), 9)
     for tenth in np.unique(tenths):
         chosen = tenths == tenth
         size = 20 + 180 * chosen.mean()
-        axes.scatter([stated[chosen].mean()], [right[chosen].mean()], s=size, color=_BLUE)
+        axes.scatter([stated[chosen].mean()], [right[chosen].mean()], s=size, color=BLUE)
     axes.set(xlabel="stated probability", ylabel="share right", xlim=(0, 1.02), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.25)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _is_right(row: AnsweredRow) -> bool:
     return (row.prediction or "").strip() == row.reference.strip()
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _name_ticks(axis: Any, names: Sequence[str], **text: Any) -> None:
-    """Write names as they are: a dollar sign begins no formula."""
-    short = [n if len(n) <= _MAX_CHARS else n[: _MAX_CHARS - 1] + "…" for n in map(_plain, names)]
-    axis.set_ticks(range(len(short)), labels=short, parse_math=False, **text)
-
-
-def _plain(name: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in name)
-
-
-def _svg(figure: Any) -> str:
-    """The same picture gives the same text."""
-    import matplotlib
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "edgekit", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    _, tag, rest = text.getvalue().partition("<svg")
-    return tag + rest

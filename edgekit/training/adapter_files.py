@@ -6,15 +6,16 @@ from typing import Any
 
 from edgekit.base_files import write_base_files
 from edgekit.training.methods import initial_adapter
-from edgekit.training.output import ADAPTER_CONFIG, TRAINING_REPORT
+from edgekit.training.output import ADAPTER_CONFIG, TRAINING_PAGE, TRAINING_REPORT
+from edgekit.training.page import training_page
 from edgekit.training.prepare import Prepared
-from edgekit.training.report import TrainingReport, draw_losses
+from edgekit.training.report import TrainingReport, losses_figure
 
 N_EXAMPLES = 8
 
 
 def write_result(directory: Path, model: Any, prepared: Prepared, report: TrainingReport) -> None:
-    """Write an adapter or a base, what edgekit records of it, the report and its picture.
+    """Write an adapter or a base, what edgekit records of it, the report and its pictures.
 
     Args:
         directory: Empty.
@@ -39,7 +40,9 @@ def write_result(directory: Path, model: Any, prepared: Prepared, report: Traini
     title = f"{prepared.recipe.output.name} on {prepared.recipe.base}"
     title += f"\n{', '.join(seen)}" if seen else ""
     trained = f"training ({recipe.loss})" if recipe.loss else "training"
-    draw_losses(directory / "loss.png", report.loss_curve, report.best_step, title, trained)
+    curve = losses_figure(report.loss_curve, report.best_step, title, trained)
+    curve.savefig(directory / "loss.png", dpi=130, metadata={"Software": None})
+    (directory / TRAINING_PAGE).write_text(training_page(report), encoding="utf-8")
 
 
 def _write_peft(directory: Path, model: Any, base: str, initial: Path | None) -> None:

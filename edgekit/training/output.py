@@ -22,6 +22,7 @@ from edgekit.training.tokens import TokenizedExample
 
 ADAPTER_CONFIG = "adapter_config.json"
 TRAINING_REPORT = "training_report.json"
+TRAINING_PAGE = "training_report.html"
 _MARKS = (ADAPTER_CONFIG, BASE_CONFIG)
 _RUN_FILE = "run.json"
 # Written last by the Trainer, so a checkpoint that has it is whole.

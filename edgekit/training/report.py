@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.pages.drawing import RED, new_figure
+
 if TYPE_CHECKING:
     from edgekit.training.usage import Usage
     from edgekit.training.verdicts import Verdict
@@ -122,43 +124,35 @@ def loss_curve_of(log_history: Sequence[Mapping[str, Any]]) -> tuple[LossPoint, 
     return tuple(LossPoint(step=step, **values) for step, values in sorted(points.items()))
 
 
-def draw_losses(
-    path: Path,
-    curve: Sequence[LossPoint],
-    best_step: int,
-    title: str,
-    trained: str = "training",
-) -> None:
-    """Draw training and validation loss into a PNG; ``trained`` names the curve of the first."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def losses_figure(
+    curve: Sequence[LossPoint], best_step: int, title: str, trained: str = "training"
+) -> Any:
+    """Draw training and validation loss; ``trained`` names the curve of the first."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure(7, 4)
     train = [(p.step, p.train_loss) for p in curve if p.train_loss is not None]
     evals = [(p.step, p.eval_loss) for p in curve if p.eval_loss is not None]
     if train:
         axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1.5, label=trained)
     if evals:
-        axes.plot(*zip(*evals, strict=True), color="#c8553d", marker="o", label="validation")
+        axes.plot(*zip(*evals, strict=True), color=RED, marker="o", label="validation")
         best = dict(evals).get(best_step)
         if best is not None:
             axes.annotate(
                 f"kept: {best:.3f}", (best_step, best), xytext=(0, 10),
-                textcoords="offset points", ha="center", color="#c8553d",
+                textcoords="offset points", ha="center", color=RED,
             )  # fmt: skip
     values = [value for _, value in [*train, *evals] if value]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title=title, xlabel="step", ylabel="loss per learnt token (nats)")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="step", ylabel="loss per learnt token (nats)")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.25)
     if train or evals:
         axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Software": None})
+    return figure
 
 
 def library_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.recipes import TrainRecipe, parse_recipe
 from edgekit.training.events import Event, Message, TrainingStep
 from edgekit.training.report import TrainingReport
+from tests.html_pages import tags_of
 
 PROMPT = "Query: {text}\nIntent:"
 LABELS = ("garden", "kitchen", "cellar")
@@ -181,8 +182,23 @@ def test_only_the_promised_files_lie_in_the_output(finished: Run) -> None:
         "edgekit.json",
         "loss.png",
         "runs",
+        "training_report.html",
         "training_report.json",
     }
+
+
+def test_the_page_tells_the_report_and_loads_nothing(finished: Run) -> None:
+    page = (finished.output / "training_report.html").read_text(encoding="utf-8")
+    assert tags_of(page).count("svg") == 2  # losses, memory
+    report = finished.report
+    for scores in report.metrics.values():
+        for name, value in scores.items():
+            assert f"<td>{name}</td>" in page
+            assert f"{value:.4f}" in page
+    assert f"Step {report.best_step} of {report.steps} was kept" in page
+    assert f"{report.rows.used} were trained on" in page
+    assert report.base_fingerprint in page
+    assert "max_steps: 10" in page  # the recipe
 
 
 def test_events_tell_every_step_with_its_losses(finished: Run) -> None:
@@ -550,3 +566,5 @@ def test_a_run_that_learns_nothing_is_told_and_recorded(
     assert verdict["kind"] == "nothing_learnt"
     told = [e.text for e in result.events if isinstance(e, Message) and e.is_warning]
     assert any(text.startswith("nothing learnt: the training loss was") for text in told)
+    page = (result.output / "training_report.html").read_text(encoding="utf-8")
+    assert "<b>nothing learnt</b>: the training loss was" in page

@@ -1,0 +1,1 @@
+"""Reports as HTML pages that stand by themselves: nothing is loaded for them."""
