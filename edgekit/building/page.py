@@ -10,8 +10,8 @@ from edgekit.pages.rendering import render_page
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 # What is drawn of the gate, in nats: the figure's name to its words and colour.
 _DRAWN = {
-    "shipping_mean_kl": ("the graphs that ship, against the checked ones", BLUE),
-    "effect_kl": ("what the adapter changes", RED),
+    "shipping_mean_kl": ("as it ships, against PyTorch", BLUE),
+    "effect_kl": ("the adapter's effect", RED),
 }
 
 
@@ -21,10 +21,11 @@ def build_page(told: Mapping[str, Any]) -> str:
     Args:
         told: What ``edgekit build --json`` writes.
     """
+    sizes = {name: n_bytes / 1e6 for name, n_bytes in told["sizes"].items()}
     return render_page(
         _TEMPLATE,
         told=told,
-        sizes=draw_bars({name: n / 1e6 for name, n in told["sizes"].items()}, "MB", "{:.1f}"),
+        sizes=draw_bars(dict(sorted(sizes.items(), key=lambda one: -one[1])), "MB"),
         times=draw_bars({name: one["seconds"] for name, one in told["targets"].items()}, "s"),
         parity={name: (figures, _draw_kl(figures)) for name, figures in told["parity"].items()},
         costs=told.get("quantization", {}),
