@@ -1,8 +1,9 @@
 """Signatures: who vouches for a bundle's manifest, and by its digests for every file.
 
 The signature is OpenSSF Model Signing's (https://github.com/sigstore/model-transparency): a
-Sigstore bundle with a DSSE envelope over the digest of ``manifest.json``, by an EC key or by a
-certificate chain. The library checks it; what is trusted, revoked or out of date is decided here.
+Sigstore bundle with a DSSE envelope over the digest of ``manifest.json``, by an EC key, by a
+certificate chain, or keyless by a person's or a machine's identity. The library checks it; what is
+trusted, revoked or out of date is decided here.
 """
 
 import base64
@@ -24,6 +25,24 @@ from edgekit_runtime.verification import SIGNATURE_NAME
 # Names a policy file that every bundle is held to, in every command and app.
 POLICY_VARIABLE: Final = "EDGEKIT_POLICY"
 MAX_SIGNATURE_BYTES: Final = 4 << 20
+# Extension of Fulcio's certificates: the provider that vouched for the identity.
+_OIDC_ISSUER: Final = "1.3.6.1.4.1.57264.1.1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Who signs keyless, as Sigstore's certificates name them.
+
+    Attributes:
+        identity: An e-mail address, or the URI of a workflow.
+        issuer: Who vouches for it: the URL of an OpenID Connect provider.
+    """
+
+    identity: str
+    issuer: str
+
+    def __str__(self) -> str:
+        return f"{self.identity} ({self.issuer})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +54,9 @@ class SignaturePolicy:
             either way, as soon as anybody is trusted.
         public_keys: PEM files of EC public keys.
         certificates: PEM files of certificate authorities.
+        identities: Who is trusted without a key of their own.
+        trust_config: Sigstore's ClientTrustConfig for these, a JSON file; without it the public
+            instance's is fetched over the network.
         revoked: Fingerprints of keys that are trusted no longer, ``sha256:…`` of the public key
             as PEM (SubjectPublicKeyInfo), whoever certifies them.
         allow_older: Let an update install a version older than the installed one.
@@ -43,6 +65,8 @@ class SignaturePolicy:
     require_signature: bool = True
     public_keys: tuple[Path, ...] = ()
     certificates: tuple[Path, ...] = ()
+    identities: tuple[Identity, ...] = ()
+    trust_config: Path | None = None
     revoked: frozenset[str] = frozenset()
     allow_older: bool = True
 
@@ -64,6 +88,8 @@ class SignaturePolicy:
             require_signature=_switch(fields, "require_signature"),
             public_keys=_files(fields, "public_keys", path.parent),
             certificates=_files(fields, "certificates", path.parent),
+            identities=_identities(fields),
+            trust_config=_file(fields, "trust_config", path.parent),
             revoked=frozenset(_texts(fields, "revoked")),
             allow_older=_switch(fields, "allow_older"),
         )
@@ -73,7 +99,9 @@ class SignaturePolicy:
             if not is_digest(text)
         ]
         if policy.require_signature and not policy.trusts_anybody:
-            problems.append("require_signature: neither public_keys nor certificates are named")
+            problems.append(
+                "require_signature: none of public_keys, certificates and identities is named"
+            )
         if problems:
             raise SignatureError(f"policy '{path}' is malformed", problems=problems)
         return policy
@@ -87,7 +115,7 @@ class SignaturePolicy:
     @property
     def trusts_anybody(self) -> bool:
         """Whether a signature can be checked at all."""
-        return bool(self.public_keys or self.certificates)
+        return bool(self.public_keys or self.certificates or self.identities)
 
 
 def check_signature(
@@ -101,7 +129,8 @@ def check_signature(
         now: For the validity of certificates; the clock's time by default.
 
     Returns:
-        Fingerprint of the key that signed it; None if that was neither asked for nor checked.
+        Fingerprint of the key that signed it, or who did keyless; None if that was neither asked
+        for nor checked.
 
     Raises:
         SignatureError: If it is not signed, or not by anybody who is trusted.
@@ -177,7 +206,7 @@ def _parts(text: str) -> list[tuple[int, int, str]]:
 
 
 def _attempts(root: Path, policy: SignaturePolicy, now: datetime) -> Iterator[tuple[str, str]]:
-    """Everybody who is trusted: the fingerprint of the key, and why it is not this signature's."""
+    """Everybody who is trusted: their name, and why this signature is not theirs."""
     from model_signing.verifying import Config
 
     for path in policy.public_keys:
@@ -201,6 +230,47 @@ def _attempts(root: Path, policy: SignaturePolicy, now: datetime) -> Iterator[tu
             problem = _reason(err)
         names = ", ".join(str(path) for path in policy.certificates)
         yield fingerprint, problem and f"{names}: {problem}"
+
+    for identity in policy.identities:
+        yield str(identity), _keyless_problem(root, identity, policy.trust_config)
+
+
+def _keyless_problem(root: Path, who: Identity, trust_config: Path | None) -> str:
+    """Why a signature is not somebody's keyless one; empty if it is."""
+    from model_signing.verifying import Config
+
+    try:
+        verifier = Config().use_sigstore_verifier(
+            identity=who.identity, oidc_issuer=who.issuer, trust_config=trust_config
+        )
+    except Exception as err:  # of Sigstore, TUF, the network, or the file
+        return f"{who}: what Sigstore trusts cannot be read: {type(err).__name__}: {err}"[:300]
+    try:
+        _verify(root, verifier)
+    except Exception as err:
+        kind = "the signature is by a key, and not keyless" if _has_no_certificate(err) else ""
+        return f"{who}: {kind or _reason(err)}"
+    return ""
+
+
+def keyless_signer(signature: Path) -> Identity:
+    """Who made a keyless signature, as its certificate says; nothing is checked.
+
+    Source: https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md
+    """
+    from cryptography import x509
+
+    material = loads(signature.read_bytes())["verificationMaterial"]
+    found = x509.load_der_x509_certificate(base64.b64decode(material["certificate"]["rawBytes"]))
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    kinds = (x509.RFC822Name, x509.UniformResourceIdentifier)
+    own = [name for kind in kinds for name in names.get_values_for_type(kind)]
+    issuer: Any = found.extensions.get_extension_for_oid(x509.ObjectIdentifier(_OIDC_ISSUER)).value
+    return Identity(identity=own[0], issuer=issuer.value.decode())
+
+
+def _has_no_certificate(err: Exception) -> bool:
+    return type(err).__name__ == "InvalidBundle" and "expected certificate" in str(err)
 
 
 def _verify(root: Path, verifier: Any) -> None:
@@ -251,6 +321,8 @@ def _reason(err: Exception) -> str:
         return f"the signature is of another {MANIFEST_NAME} than this one"
     if kind == "InvalidSignature":
         return "the signature is not right: it was changed, or is by another key"
+    if "VerificationError" in {one.__name__ for one in type(err).__mro__}:  # Sigstore's
+        return f"the keyless signature does not hold: {text}"[:300]
     if kind == "X509StoreContextError":
         return f"the signer's certificate is not by this authority: {text}"
     return f"{SIGNATURE_NAME} is no signature that can be checked: {kind}: {text}"[:300]
@@ -275,6 +347,26 @@ def _files(fields: Fields, key: str, folder: Path) -> tuple[Path, ...]:
     paths = tuple(folder / text for text in _texts(fields, key))
     fields.problems += [f"{key}: '{path}' is no file" for path in paths if not _is_file(path)]
     return paths
+
+
+def _file(fields: Fields, key: str, folder: Path) -> Path | None:
+    if key not in fields.data:
+        return None
+    text = fields.data[key]
+    if not isinstance(text, str) or not _is_file(folder / text):
+        fields.problems.append(f"{key}: {text!r} is no file")
+        return None
+    return folder / text
+
+
+def _identities(fields: Fields) -> tuple[Identity, ...]:
+    if "identities" not in fields.data:
+        return ()
+
+    def read(one: Fields) -> Identity:
+        return Identity(identity=one.text("identity"), issuer=one.text("issuer"))
+
+    return fields.objects("identities", read)
 
 
 def _is_file(path: Path) -> bool:

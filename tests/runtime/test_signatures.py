@@ -295,7 +295,7 @@ def test_a_malformed_policy_is_refused_with_every_problem(tmp_path: Path) -> Non
         "allow_older: expected true or false, got 'no'",
     }
     write_policy(path)
-    with pytest.raises(SignatureError, match="neither public_keys nor certificates are named"):
+    with pytest.raises(SignatureError, match="none of public_keys, certificates and identities"):
         SignaturePolicy.from_file(path)
 
 
