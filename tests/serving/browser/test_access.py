@@ -147,3 +147,17 @@ def test_nothing_is_cut_off_at_any_width(width: int, open_page: Any, server: Run
             assert wide <= width
             box = opened.page.get_by_role("button", name="Send").bounding_box()
             assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_end_of_a_long_chat_stays_in_view(width: int, open_page: Any, server: Running) -> None:
+    with open_page(server, viewport={"width": width, "height": 700}) as opened:
+        opened.wait_for_models()
+        opened.page.get_by_label("Max tokens").fill("20")
+        for text in ("one", "two", "three", "four"):
+            opened.ask(text)
+        opened.page.evaluate("scrollTo(0, 0)")
+        last = opened.page.locator(".answer").last.bounding_box()
+        box = opened.page.locator("#composer").bounding_box()
+        assert last["y"] + last["height"] <= box["y"] + 1
+        assert box["y"] + box["height"] <= 700

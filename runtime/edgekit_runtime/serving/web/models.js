@@ -27,7 +27,7 @@ function fill(picker, found) {
 }
 
 function title(model) {
-  if (model.routes_to) return `${model.root} (picks for each message)`;
+  if (model.routes_to) return `${model.root} (picks one)`;
   return model.parent === null ? `${model.id} (no adapter)` : model.root;
 }
 
