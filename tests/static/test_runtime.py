@@ -60,6 +60,25 @@ def test_the_engine_takes_the_tokens_that_torch_takes(
     assert list(answer.token_ids) == expected
 
 
+@pytest.mark.parametrize("adapter", ["", "alpha"])
+def test_labels_are_as_likely_as_torch_says(
+    adapter: str, engine: Engine, reference: TorchReference
+) -> None:
+    ends, n_prompt = sorted(engine._loaded.tokenizer().eos_ids), len(engine.tokenize(PROMPT))
+    labels = [" lost", " light", " light on"]
+    found = []
+    for label in labels:
+        row = engine.tokenize(PROMPT + label)
+        logits = np.asarray(reference.logits(adapter, row), np.float64)[n_prompt - 1 :]
+        log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        told = log_probs[range(len(row) - n_prompt), row[n_prompt:]].sum()
+        found.append(told + np.logaddexp.reduce(log_probs[-1, ends]))
+    expected = np.exp(np.array(found) - np.logaddexp.reduce(found))
+    answer = engine.classify(prompt=PROMPT, labels=labels, adapter=adapter or None)
+    assert [answer.probabilities[label] for label in labels] == pytest.approx(expected, abs=1e-2)
+    assert answer.coverage == pytest.approx(float(np.exp(found).sum()), rel=0.05)
+
+
 def test_an_adapter_leaves_no_trace(engine: Engine) -> None:
     before = engine.generate(PROMPT, **FREE).token_ids
     alpha = engine.generate(PROMPT, adapter="alpha", **FREE).token_ids
