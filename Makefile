@@ -8,7 +8,7 @@ JOBS     ?= 2
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry browser site
+.PHONY: demo test test-fast test-real test-slow lint fix bench clean setup registry browser site lock
 
 setup: $(VENV)/.ready
 
@@ -53,6 +53,16 @@ registry: .registry/usr/bin/docker-registry
 .registry/usr/bin/docker-registry:
 	mkdir -p .registry
 	cd .registry && apt-get download docker-registry && dpkg -x docker-registry_*.deb .
+
+# The runtime's packages by their hashes, for every platform; versions are those of constraints.txt.
+LOCKED := cli bench serve delta hub verify
+lock: setup
+	$(PIP) uv
+	head -2 runtime/requirements.lock > runtime/.requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-strip-extras --no-annotate --no-header $(LOCKED:%=--extra %) -c constraints.txt \
+		runtime/pyproject.toml >> runtime/.requirements.lock
+	mv runtime/.requirements.lock runtime/requirements.lock
 
 # The documentation as a site, in site/.
 site: setup
