@@ -19,6 +19,7 @@ from edgekit.recipes import TrainRecipe
 from edgekit.training.events import OnEvent
 from edgekit.training.output import (
     ADAPTER_CONFIG,
+    TRAINING_PAGE,
     TRAINING_REPORT,
     drop_checkpoints,
     is_whole,
@@ -158,13 +159,13 @@ def _bundle_scores(search: Search, bundle: Path, adapter: str) -> dict[str, floa
 
 
 def thin_out(directory: Path) -> None:
-    """Delete the weights of a run that lost; its report and its curve stay."""
+    """Delete the weights of a run that lost; its report and its pictures stay."""
     for mark in (ADAPTER_CONFIG, BASE_CONFIG):
         (directory / mark).unlink(missing_ok=True)
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in {TRAINING_REPORT, "loss.png"}:
+        elif path.name not in {TRAINING_REPORT, TRAINING_PAGE, "loss.png"}:
             path.unlink(missing_ok=True)
 
 

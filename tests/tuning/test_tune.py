@@ -117,7 +117,8 @@ def test_losers_keep_their_report_and_not_their_weights(finished: Tuned) -> None
     assert [path.name for path in directories] == ["0000", "0001", "0002", "defaults"]
     whole = {p.name for p in directories if (p / "adapter_model.safetensors").exists()}
     assert whole == {f"{finished.report.best_run:04d}", "defaults"}
-    assert all((path / "training_report.json").exists() for path in directories)
+    for name in ("training_report.json", "training_report.html", "loss.png"):
+        assert all((path / name).exists() for path in directories)
 
 
 def test_the_recipe_of_the_winner_can_be_trained(finished: Tuned, rows_csv: Path) -> None:
