@@ -78,6 +78,8 @@ def test_a_body_that_is_no_json_object(body: bytes, expected: str, http: httpx2.
         (CHAT, {"presence_penalty": 0.5}, "presence_penalty: only 0 here"),
         (CHAT, {"top_logprobs": 2}, "logprobs: expected true"),
         (CHAT, {"response_format": {"type": "json_schema"}}, "json_schema: missing"),
+        (CHAT, {"response_format": {"type": "json_object", "valu": {}}}, "valu: no such field"),
+        (CHAT, {"response_format": {"type": "text", "value": {}}}, "value: expected with json"),
         (CHAT, {"structured_outputs": {"jsn": {}}}, "structured_outputs.jsn: no such field; did"),
         (CHAT, {"tool_choice": "required"}, "tools: missing"),
         ("/v1/completions", {"prompt": None}, "prompt: missing"),

@@ -81,6 +81,8 @@ _RESPONSE_FORMAT: Schema = {
     "required": ["type"],
     "properties": {
         "type": {"enum": ["text", "json_object", "json_schema"]},
+        # As Text Generation Inference has it, and `huggingface_hub.InferenceClient` sends it.
+        "value": _OBJECT,
         "json_schema": {
             "type": "object",
             "required": ["schema"],
@@ -92,6 +94,7 @@ _RESPONSE_FORMAT: Schema = {
             },
         },
     },
+    "additionalProperties": False,
 }
 _STRUCTURED: Schema = {
     "type": "object",

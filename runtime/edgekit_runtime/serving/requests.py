@@ -163,8 +163,11 @@ def _constraint(body: Mapping[str, Any]) -> dict[str, Any]:
     structured = {k: v for k, v in body.get("structured_outputs", {}).items() if v is not None}
     names = {"json": "schema", "regex": "regex", "choice": "choices"}
     found = {names[name]: value for name, value in structured.items()}
+    if "value" in wanted and wanted["type"] != "json_object":
+        problem = f"response_format.value: expected with json_object, got {wanted['type']}"
+        raise bad_request("the request is malformed", [problem])
     if wanted["type"] == "json_object":
-        found["schema"] = {"type": "object"}
+        found["schema"] = wanted.get("value") or {"type": "object"}
     elif wanted["type"] == "json_schema":
         if not wanted.get("json_schema"):
             raise bad_request("the request is malformed", ["response_format.json_schema: missing"])
