@@ -129,16 +129,16 @@ def build_command(
     told = _to_json(report)
     if report_quantization:
         told["quantization"] = {name: figure.to_dict() for name, figure in costs.items()}
-    if html is not None:
-        from edgekit.building.page import build_page
-
-        write_file(html, build_page(told))
     if as_json:
         write_json(told)
     else:
         print_report(report)
         if costs:
             print_costs(costs)
+    if html is not None:
+        from edgekit.building.page import build_page
+
+        write_file(html, build_page(told))
 
 
 def _costs(

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from edgekit.errors import EdgekitError
+
 
 def check_outputs(*paths: Path | None) -> None:
     """Refuse, before any work, places where nothing can be written."""
@@ -19,5 +21,8 @@ def write_file(path: Path, text: str) -> None:
     from edgekit_runtime.cli.console import note
     from edgekit_runtime.disk import replace_file
 
-    replace_file(path, text.encode())
+    try:
+        replace_file(path, text.encode())
+    except OSError as err:
+        raise EdgekitError(f"'{path}' cannot be written: {err.strerror or err}") from err
     note(f"wrote {path}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.card import AdapterCard
-from edgekit_runtime.errors import GenerationError, nearest
+from edgekit_runtime.errors import ContextLengthError, GenerationError, nearest
 from edgekit_runtime.templates import template_pieces
 
 if TYPE_CHECKING:
@@ -107,6 +107,12 @@ class Router:
         """What the base would say next, centred over the vocabulary: (vocabulary,)."""
         asked = _FORM.format(text=text.strip()[:_MAX_CHARS].strip())
         tokens = self._loaded.tokenizer().encode(asked)
+        if len(tokens) > (longest := self._loaded.context_length):
+            raise ContextLengthError(
+                "a text is too long to be routed",
+                problems=[f"expected at most {longest} tokens, got {len(tokens)}"],
+                hint="Name the adapter, or allow a longer context.",
+            )
         with closing(self._loaded.decoder(adapter=None, capacity_tokens=len(tokens))) as decoder:
             decoder.append(tokens)
             logits = decoder.logits()
@@ -137,7 +143,8 @@ def recorded_examples(card: AdapterCard) -> list[str]:
 def _check(examples: Mapping[str, Sequence[str]], known: Sequence[str]) -> None:
     problems = [f"{name}: {nearest(name, known)}" for name in examples if name not in known]
     for name, texts in examples.items():
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+        if not is_list or not all(isinstance(text, str) for text in texts):
             problems.append(f"{name}: expected a list of texts")
         elif len([text for text in texts if text.strip()]) < max(len(texts), _MIN_EXAMPLES):
             n_texts = len(texts)

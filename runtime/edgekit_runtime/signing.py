@@ -41,6 +41,14 @@ class Identity:
     identity: str
     issuer: str
 
+    def __post_init__(self) -> None:
+        # Sigstore takes an empty issuer for any.
+        if not self.identity.strip() or not self.issuer.strip():
+            raise SignatureError(
+                "a keyless signer needs both a name and who vouches for it",
+                problems=[f"identity: {self.identity!r}", f"issuer: {self.issuer!r}"],
+            )
+
     def __str__(self) -> str:
         return f"{self.identity} ({self.issuer})"
 
@@ -79,7 +87,7 @@ class SignaturePolicy:
         """
         problems: list[str] = []
         try:
-            fields = Fields(loads(path.read_bytes()), "", problems)
+            fields = Fields(loads(path.read_bytes(), unique_names=True), "", problems)
         except (OSError, ValueError) as err:
             raise SignatureError(f"policy '{path}' cannot be read: {err}") from err
         known = set(cls.__slots__)
@@ -232,13 +240,14 @@ def _attempts(root: Path, policy: SignaturePolicy, now: datetime) -> Iterator[tu
         yield fingerprint, problem and f"{names}: {problem}"
 
     for identity in policy.identities:
-        yield str(identity), _keyless_problem(root, identity, policy.trust_config)
+        yield str(identity), _keyless_problem(root, identity, policy)
 
 
-def _keyless_problem(root: Path, who: Identity, trust_config: Path | None) -> str:
+def _keyless_problem(root: Path, who: Identity, policy: SignaturePolicy) -> str:
     """Why a signature is not somebody's keyless one; empty if it is."""
     from model_signing.verifying import Config
 
+    trust_config = policy.trust_config
     try:
         verifier = Config().use_sigstore_verifier(
             identity=who.identity, oidc_issuer=who.issuer, trust_config=trust_config
@@ -250,7 +259,17 @@ def _keyless_problem(root: Path, who: Identity, trust_config: Path | None) -> st
     except Exception as err:
         kind = "the signature is by a key, and not keyless" if _has_no_certificate(err) else ""
         return f"{who}: {kind or _reason(err)}"
-    return ""
+    fingerprint = key_fingerprint(_leaf(root / SIGNATURE_NAME).public_key())
+    return f"{who}: {fingerprint} is revoked" if fingerprint in policy.revoked else ""
+
+
+def _leaf(signature: Path) -> Any:
+    """The certificate of a keyless signature; older ones have it first in a chain."""
+    from cryptography import x509
+
+    material = loads(signature.read_bytes())["verificationMaterial"]
+    found = material.get("certificate") or material["x509CertificateChain"]["certificates"][0]
+    return x509.load_der_x509_certificate(base64.b64decode(found["rawBytes"]))
 
 
 def keyless_signer(signature: Path) -> Identity:
@@ -260,13 +279,19 @@ def keyless_signer(signature: Path) -> Identity:
     """
     from cryptography import x509
 
-    material = loads(signature.read_bytes())["verificationMaterial"]
-    found = x509.load_der_x509_certificate(base64.b64decode(material["certificate"]["rawBytes"]))
+    found = _leaf(signature)
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     kinds = (x509.RFC822Name, x509.UniformResourceIdentifier)
     own = [name for kind in kinds for name in names.get_values_for_type(kind)]
-    issuer: Any = found.extensions.get_extension_for_oid(x509.ObjectIdentifier(_OIDC_ISSUER)).value
-    return Identity(identity=own[0], issuer=issuer.value.decode())
+    others = names.get_values_for_type(x509.OtherName)
+    own += [other.value.decode(errors="replace") for other in others]
+    try:
+        issuer = found.extensions.get_extension_for_oid(x509.ObjectIdentifier(_OIDC_ISSUER)).value
+        return Identity(identity=own[0], issuer=issuer.value.decode())
+    except (IndexError, UnicodeDecodeError, x509.ExtensionNotFound) as err:
+        raise SignatureError(
+            f"{signature} was signed, but its certificate does not say by whom", problems=[str(err)]
+        ) from err
 
 
 def _has_no_certificate(err: Exception) -> bool:
@@ -363,10 +388,15 @@ def _identities(fields: Fields) -> tuple[Identity, ...]:
     if "identities" not in fields.data:
         return ()
 
-    def read(one: Fields) -> Identity:
-        return Identity(identity=one.text("identity"), issuer=one.text("issuer"))
+    def read(one: Fields) -> Identity | None:
+        identity, issuer = one.text("identity"), one.text("issuer")
+        try:
+            return Identity(identity=identity, issuer=issuer)
+        except SignatureError as err:
+            one.problems.append(f"identities: {err.what}")
+            return None
 
-    return fields.objects("identities", read)
+    return tuple(one for one in fields.objects("identities", read) if one is not None)
 
 
 def _is_file(path: Path) -> bool:

@@ -1,7 +1,10 @@
 """Reads JSON that somebody else wrote."""
 
 import json
-from typing import Any, NoReturn
+from collections import Counter
+from typing import Any, Final, NoReturn
+
+_N_NAMED: Final = 5  # names that an error lists
 
 
 def loads(data: bytes | str, *, unique_names: bool = False) -> Any:
@@ -28,8 +31,8 @@ def loads(data: bytes | str, *, unique_names: bool = False) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(name for name, _ in pairs)
+        twice = sorted(name for name, count in counts.items() if count > 1)[:_N_NAMED]
         raise ValueError(f"an object has a name twice: {', '.join(map(repr, twice))}")
     return found
 

@@ -1,5 +1,6 @@
 """Keyless signatures: made and checked with a Sigstore of our own on loopback."""
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from edgekit.cli import main
 from edgekit_runtime import Bundle
 from edgekit_runtime.errors import SignatureError
 from edgekit_runtime.manifest import MANIFEST_NAME
-from edgekit_runtime.signing import Identity, SignaturePolicy, check_signature
+from edgekit_runtime.signing import (
+    Identity,
+    SignaturePolicy,
+    check_signature,
+    key_fingerprint,
+)
 from edgekit_runtime.verification import SIGNATURE_NAME
 from tests.bundling.local_sigstore import ISSUER, LocalSigstore, local_sigstore, token_of
 from tests.runtime.bundle_edits import seal
@@ -179,13 +185,42 @@ def test_options_that_do_not_go_together(words: list[str], signed: Path) -> None
     assert main(["bundle", command, str(signed), *rest]) == 2
 
 
-def test_who_cannot_be_reached_or_does_not_take_the_token_signs_nothing(
-    copy: Path, tmp_path: Path
-) -> None:
+def test_who_cannot_be_reached_signs_nothing(copy: Path, tmp_path: Path) -> None:
     (copy / SIGNATURE_NAME).unlink()
     with local_sigstore(tmp_path) as gone:
         pass
-    for token in (token_of("me@example.org"), "no token"):
-        with pytest.raises(SignatureError, match="cannot be signed keyless"):
-            sign_keyless(copy, identity_token=token, trust_config=gone.trust_config)
+    with pytest.raises(SignatureError, match="cannot be signed keyless"):
+        sign_keyless(copy, identity_token=token_of("a@b.c"), trust_config=gone.trust_config)
     assert not (copy / SIGNATURE_NAME).exists()
+
+
+def test_a_token_that_is_none_signs_nothing(copy: Path, sigstore: LocalSigstore) -> None:
+    (copy / SIGNATURE_NAME).unlink()
+    n_before = sigstore.n_entries
+    with pytest.raises(SignatureError, match="Identity"):
+        sign_keyless(copy, identity_token="no token", trust_config=sigstore.trust_config)
+    assert sigstore.n_entries == n_before
+    assert not (copy / SIGNATURE_NAME).exists()
+
+
+@pytest.mark.parametrize(("identity", "issuer"), [("", ISSUER), (ME.identity, ""), ("a", " ")])
+def test_nobody_in_particular_is_trusted_by_nobody(
+    identity: str, issuer: str, signed: Path, sigstore: LocalSigstore, tmp_path: Path
+) -> None:
+    """Sigstore takes an empty issuer for any, and a shell an unset variable for an empty text."""
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"identities": [{"identity": identity, "issuer": issuer}]}))
+    with pytest.raises(SignatureError, match="needs both a name"):
+        SignaturePolicy.from_file(path)
+    words = ["--identity", identity, "--issuer", issuer]
+    trust = ["--trust-config", str(sigstore.trust_config)]
+    assert main(["bundle", "verify", str(signed), *words, *trust]) == 1
+
+
+def test_a_revoked_key_counts_no_longer(signed: Path, sigstore: LocalSigstore) -> None:
+    from cryptography import x509
+
+    value = json.loads((signed / SIGNATURE_NAME).read_bytes())
+    raw = base64.b64decode(value["verificationMaterial"]["certificate"]["rawBytes"])
+    name = key_fingerprint(x509.load_der_x509_certificate(raw).public_key())
+    assert f"{name} is revoked" in refusal(signed, policy(sigstore, revoked=frozenset({name})))

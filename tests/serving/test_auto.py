@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from edgekit_runtime import Engine, ServeError
+from edgekit_runtime.errors import ContextLengthError
 from edgekit_runtime.loaded import LoadedTarget
 from edgekit_runtime.serving.settings import RouteSettings, ServeSettings, read_examples
 from edgekit_runtime.serving.worker import open_router, open_target
@@ -122,6 +123,24 @@ def test_an_adapter_of_that_name_is_refused(
     loaded = open_target(ServeSettings(bundle=tiny_bundle).for_worker())
     with closing(loaded), pytest.raises(ServeError, match="'auto'"):
         open_router(loaded, {"examples": EXAMPLES, "threshold": None})
+
+
+@pytest.mark.parametrize("texts", [3, None, {"a": 1, "b": 2}, ["a", 5]])
+def test_examples_of_another_kind_are_refused(texts: Any, tiny_bundle: Path) -> None:
+    route = RouteSettings(examples={"alpha": texts})
+    with (
+        pytest.raises(ServeError, match="alpha: expected a list of texts"),
+        running(tiny_bundle, route=route),
+    ):
+        pass
+
+
+def test_a_text_beyond_the_context_is_too_long(engine: Engine) -> None:
+    router = engine.router(EXAMPLES, threshold=-1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._loaded, "context_length", 16)
+        with pytest.raises(ContextLengthError, match="too long to be routed"):
+            router.route("where is my card " * 9)
 
 
 @pytest.mark.parametrize(

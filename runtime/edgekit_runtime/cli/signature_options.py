@@ -59,7 +59,7 @@ def read_policy(
         raise typer.BadParameter("--identity and --issuer belong together")
     if trust_config is not None and identity is None:
         raise typer.BadParameter("--trust-config is for --identity")
-    is_named = bool(keys or authorities or identity)
+    is_named = bool(keys or authorities) or identity is not None
     if path is not None and is_named:
         raise typer.BadParameter(
             "--policy names the keys itself: leave out --key, --ca and --identity"

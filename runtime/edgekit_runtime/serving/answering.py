@@ -66,7 +66,7 @@ def answer(
     """
     started = time.perf_counter()
     if router is not None and job.is_routed:
-        job = replace(job, adapter=_pick(router, job))
+        job = replace(job, adapter=_pick(loaded, router, job))
     plan = _plan(loaded, job)
     tokenizer, options = loaded.tokenizer(), plan.options
     watch = None if job.log_probs is None else Watch(tokenizer, job.log_probs)
@@ -100,10 +100,15 @@ def answer(
         yield _done(outcome, watch, is_echoed=job.echo and watch is not None)
 
 
-def _pick(router: "Router", job: Job) -> str | None:
-    """The adapter for what the user said last; the base where that is no text."""
+def _pick(loaded: LoadedTarget, router: "Router", job: Job) -> str | None:
+    """The adapter for what the user said last; the base where that is no text.
+
+    Tools are the base's to call where the adapter fills a template of its own, which has none.
+    """
     said = _said(job)
-    return router.route(said[-1]).adapter if said and said[-1].strip() else None
+    picked = router.route(said[-1]).adapter if said and said[-1].strip() else None
+    has_no_tools = picked is not None and loaded.card(picked).prompt_template is not None
+    return None if job.tools and has_no_tools else picked
 
 
 def _said(job: Job) -> list[str]:

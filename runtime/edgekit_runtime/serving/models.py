@@ -47,7 +47,8 @@ class Models:
 
     def is_auto(self, model: str) -> bool:
         """Whether a model's name leaves open which adapter answers."""
-        return self._routed is not None and model in (AUTO, self.full_name(AUTO))
+        is_named = model in (AUTO, self.full_name(AUTO)) and model != self.bundle
+        return self._routed is not None and is_named
 
     def adapter_of(self, model: str) -> str | None:
         """The adapter that a model's name means; an adapter's own name will do too.
